@@ -1,0 +1,110 @@
+//! The commands: one file each, one line each in the registry below.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub mod exec;
+pub mod file_read;
+pub mod file_write;
+pub mod pkg_ensure;
+pub mod service_reload;
+pub mod sshd_harden;
+pub mod sudoers_ensure;
+
+/// Ties the parameters of a command to its type and result.
+pub trait CommandSpec: Serialize + DeserializeOwned {
+    /// The type of the command.
+    const TYPE: CommandType;
+    /// What DONE carries.
+    type Result: Serialize + DeserializeOwned;
+}
+
+macro_rules! commands {
+    ($($variant:ident, $module:ident :: $params:ident -> $result:ident, $name:literal, $dotted:literal;)*) => {
+        /// The type of a command. Both spellings are read; the underscored one is written.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum CommandType {
+            $(#[doc = concat!("`", $name, "`")] $variant,)*
+        }
+
+        impl CommandType {
+            /// Every command of this version.
+            pub const ALL: &[CommandType] = &[$(CommandType::$variant,)*];
+
+            /// The name on the wire.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The reference's spelling.
+            #[must_use]
+            pub fn dotted_name(self) -> &'static str {
+                match self { $(Self::$variant => $dotted,)* }
+            }
+
+            /// The command of this name in either spelling.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                Some(match name {
+                    $($dotted => Self::$variant,)*
+                    _ => return Self::ALL.iter().copied().find(|command| command.name() == name),
+                })
+            }
+        }
+
+        $(impl CommandSpec for $module::$params {
+            const TYPE: CommandType = CommandType::$variant;
+            type Result = $module::$result;
+        })*
+
+        /// Schemas of params and result of every command, by name.
+        #[cfg(feature = "schema")]
+        pub(crate) fn schemas(
+            generator: &mut schemars::SchemaGenerator,
+        ) -> Vec<(&'static str, schemars::Schema, schemars::Schema)> {
+            vec![$((
+                $name,
+                generator.subschema_for::<$module::$params>(),
+                generator.subschema_for::<$module::$result>(),
+            ),)*]
+        }
+    };
+}
+
+commands! {
+    Exec, exec::Exec -> ExecResult, "exec", "exec";
+    FileWrite, file_write::FileWrite -> FileWriteResult, "file_write", "file.write";
+    FileRead, file_read::FileRead -> FileReadResult, "file_read", "file.read";
+    PkgEnsure, pkg_ensure::PkgEnsure -> PkgEnsureResult, "pkg_ensure", "pkg.ensure";
+    ServiceReload, service_reload::ServiceReload -> ServiceReloadResult, "service_reload", "service.reload";
+    SudoersEnsure, sudoers_ensure::SudoersEnsure -> SudoersEnsureResult, "sudoers_ensure", "sudoers.ensure";
+    SshdHarden, sshd_harden::SshdHarden -> SshdHardenResult, "sshd_harden", "sshd.harden";
+}
+
+impl Serialize for CommandType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for CommandType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::from_name(&name).ok_or_else(|| serde::de::Error::custom("unknown command type"))
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for CommandType {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "CommandType".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let mut names: Vec<&str> = Self::ALL.iter().flat_map(|c| [c.name(), c.dotted_name()]).collect();
+        names.dedup();
+        schemars::json_schema!({"type": "string", "enum": names})
+    }
+}

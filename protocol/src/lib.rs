@@ -1,0 +1,31 @@
+//! The Sortie wire protocol, version 1: newline-delimited JSON between a controller and a runner.
+//!
+//! This crate knows messages, framing and errors. It must never know sockets, processes, clocks or async
+//! runtimes: its only I/O is [`std::io::Read`] and [`std::io::Write`], and it makes no calls to the operating system.
+//!
+//! `docs/PROTOCOL.md` is the normative text; `protocol/vectors/` holds frames that both sides are tested against.
+#![forbid(unsafe_code)]
+
+pub mod command;
+pub mod error;
+pub mod frame;
+pub mod message;
+#[cfg(feature = "schema")]
+mod schema;
+pub mod text;
+pub mod time;
+mod value;
+
+pub use command::{CommandSpec, CommandType};
+pub use error::{ErrorClass, ErrorCode};
+pub use frame::{FRAME_LIMIT, FrameDecoder, Line};
+pub use message::{ControllerMessage, Rejected, RunnerMessage};
+#[cfg(feature = "schema")]
+pub use schema::schema;
+pub use text::{Encoding, Stream};
+pub use value::{InvalidValue, Mode, Secret, Sha256Hex};
+
+/// The `protocol` object of READY: what this crate speaks.
+pub const PROTOCOL_MAJOR: u32 = 1;
+/// Raised with every addition that a peer may want to know of.
+pub const PROTOCOL_MINOR: u32 = 1;

@@ -1,0 +1,667 @@
+//! The frames of version 1 and their envelope.
+//!
+//! Messages know no transport. Parsing says precisely why a line is refused, so that the runner can answer and live on.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Write};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::command::CommandType;
+use crate::error::{ErrorClass, ErrorCode};
+use crate::text::{Encoding, Stream};
+use crate::time::{Timestamp, is_rfc3339};
+use crate::value::{Secret, is_default, null_is_default};
+
+/// A map of strings, as `metadata` and `details` are.
+pub type Strings = BTreeMap<String, String>;
+
+/// READY: the runner's first frame.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Ready {
+    /// Version of the runner.
+    pub version: String,
+    /// Always `linux`.
+    pub platform: String,
+    /// `amd64`, `arm64`, `arm` or `riscv64` (Go's names).
+    pub arch: String,
+    /// Process id of the guardian: the one to signal.
+    pub pid: u32,
+    /// Every command type that works, under its dotted and its underscored name.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub capabilities: BTreeMap<String, bool>,
+    /// `ttl` as Go writes durations (`10m0s`).
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub metadata: Strings,
+    /// Absent from a reference runner, like everything below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<ProtocolVersion>,
+    /// Random, names this session.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub session: String,
+    /// Random, for signed commands.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub nonce: String,
+    /// SHA-256 of the runner's own executable, as it hashed it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sha256: String,
+    /// What this session may ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// What is known of the host at no extra cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostFacts>,
+}
+
+/// The version of the protocol that a runner speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ProtocolVersion {
+    /// Raised when an older peer would misunderstand.
+    pub major: u32,
+    /// Raised with every addition.
+    pub minor: u32,
+}
+
+/// The limits of a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct Limits {
+    /// Longest line in bytes, newline included.
+    pub frame_bytes: u64,
+    /// Commands that run at once; 1 without `--concurrency`.
+    pub concurrency: u32,
+    /// Most bytes captured of one stream of one command.
+    pub output_bytes: u64,
+    /// Bytes of INPUT that a command accepts before the first CREDIT.
+    pub stdin_window: u64,
+    /// Commands accepted and not yet begun.
+    pub queue_commands: u32,
+    /// Bytes of commands accepted and not yet ended.
+    pub queue_bytes: u64,
+    /// Seconds without any frame after which the runner ends; 0 for none.
+    pub lease: u64,
+}
+
+/// Facts of the host. What could not be found out is empty or 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct HostFacts {
+    /// `uname -n`.
+    pub hostname: String,
+    /// `ID` of os-release(5).
+    pub os_id: String,
+    /// `VERSION_ID` of os-release(5).
+    pub os_version: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// Effective user id.
+    pub uid: u32,
+    /// Name of that user by `/etc/passwd`.
+    pub user: String,
+    /// Processors this process may use.
+    pub cpus: u32,
+    /// Bytes of memory of the machine.
+    pub memory_bytes: u64,
+    /// `systemd`, `openrc`, `runit`, `sysv` or `none`.
+    pub init: String,
+    /// `apt`, `dnf`, `yum`, `zypper`, `pacman`, `apk` or empty.
+    pub package_manager: String,
+    /// Whether a `sudo` is on the PATH.
+    pub sudo: bool,
+    /// `docker`, `podman`, `lxc`, `systemd-nspawn`, … or empty.
+    pub container: String,
+}
+
+/// CMD: one command.
+#[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct CommandMessage {
+    /// Names the command in every frame about it; not empty.
+    pub id: String,
+    /// Which command.
+    #[serde(rename = "type")]
+    pub kind: CommandType,
+    /// Seconds, at least 1.
+    pub timeout: u64,
+    /// The command's own parameters.
+    #[cfg_attr(feature = "schema", schemars(with = "serde_json::Value"))]
+    pub params: Box<RawValue>,
+    /// Runs the command at most once a session; see docs/PROTOCOL.md.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
+    pub idempotency_key: String,
+    /// Accepted and ignored, as the reference does.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
+    pub signature: String,
+    /// Free for the controller.
+    #[serde(default, skip_serializing_if = "Strings::is_empty", deserialize_with = "null_is_default")]
+    pub metadata: Strings,
+    /// Change nothing, say what would change.
+    #[serde(default, skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
+    pub check: bool,
+    /// Add a unified diff to the result.
+    #[serde(default, skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
+    pub diff: bool,
+    /// Run as another user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r#become: Option<Become>,
+    /// Bytes of output that may be sent before CREDIT; absent means no window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<u64>,
+}
+
+impl fmt::Debug for CommandMessage {
+    /// Params stay out: they may hold passwords and contents.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandMessage")
+            .field("id", &self.id)
+            .field("kind", &self.kind)
+            .field("timeout", &self.timeout)
+            .field("params", &format_args!("[{} bytes]", self.params.get().len()))
+            .field("check", &self.check)
+            .field("diff", &self.diff)
+            .field("window", &self.window)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whom to become for a command, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Become {
+    /// User to become.
+    pub user: String,
+    /// By which program.
+    pub method: BecomeMethod,
+    /// Password that the program may ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+}
+
+/// The program that changes the user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum BecomeMethod {
+    /// sudo(8), sudo-rs too.
+    Sudo,
+    /// doas(1).
+    Doas,
+    /// su(1).
+    Su,
+}
+
+/// EVENT: something happened in a command that runs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Event {
+    /// Which command.
+    pub command_id: String,
+    /// How important.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub level: Level,
+    /// Text for people, or the output itself where `stream` is set.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub message: String,
+    /// How far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// More, for programs.
+    #[serde(default, skip_serializing_if = "Strings::is_empty", deserialize_with = "null_is_default")]
+    pub metadata: Strings,
+    /// `message` is output of this stream, byte for byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<Stream>,
+    /// Offset of the first byte of `message` in its stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// How `message` is to be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
+}
+
+/// Importance of an EVENT.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// What a user wants to see.
+    #[default]
+    Info,
+    /// What a user should look at.
+    Warn,
+    /// What a developer wants to see.
+    Debug,
+}
+
+/// How far a command is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Progress {
+    /// Done so far, in `unit`.
+    pub current: i64,
+    /// All there is to do, in `unit`; 0 where unknown.
+    pub total: i64,
+    /// `bytes`, `packages`, …
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub unit: String,
+}
+
+/// DONE: a command ended and this is what it gave. `R` is the command's result type where it is known.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Done<R = Box<RawValue>> {
+    /// Which command.
+    pub command_id: String,
+    /// The result of its type.
+    #[cfg_attr(feature = "schema", schemars(with = "serde_json::Value"))]
+    pub result: R,
+    /// Seconds it took.
+    pub duration: f64,
+    /// `idempotent_replay: "true"` where nothing was run.
+    #[serde(default, skip_serializing_if = "Strings::is_empty", deserialize_with = "null_is_default")]
+    pub metadata: Strings,
+}
+
+/// ERROR: a command failed, or (without `command_id`) a frame was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ErrorFrame {
+    /// Which command; empty for the session itself.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
+    pub command_id: String,
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: what failed, on what, why, and what to do.
+    pub message: String,
+    /// More, for programs.
+    #[serde(default, skip_serializing_if = "Strings::is_empty", deserialize_with = "null_is_default")]
+    pub details: Strings,
+    /// Agrees with `class`.
+    #[serde(default)]
+    pub retryable: bool,
+    /// Seconds to wait before another try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+    /// For retry policy; absent from a reference runner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<ErrorClass>,
+}
+
+impl ErrorFrame {
+    /// An error with the class and retry advice of its code.
+    #[must_use]
+    pub fn new(command_id: &str, code: ErrorCode, message: String) -> Self {
+        Self {
+            command_id: command_id.to_owned(),
+            retryable: code.retryable(),
+            class: Some(code.class()),
+            retry_after: None,
+            code,
+            message,
+            details: Strings::new(),
+        }
+    }
+}
+
+/// EXIT: the runner's last frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Exit {
+    /// Why it ends.
+    pub reason: ExitReason,
+    /// Its exit status.
+    pub exit_code: i32,
+    /// Whether its own file is gone.
+    pub self_deleted: bool,
+    /// Commands that were understood, failed ones too.
+    pub commands_total: u64,
+}
+
+/// Why a runner ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ExitReason {
+    /// SHUTDOWN was asked for.
+    Completed,
+    /// Standard input ended and all accepted commands are done.
+    StdinClosed,
+    /// Nobody reads standard output any more.
+    PeerLost,
+    /// The time to live passed.
+    TtlExpired,
+    /// Nothing was heard for a lease.
+    LeaseExpired,
+    /// SIGTERM, SIGHUP or SIGINT, or the guardian died.
+    Signal,
+    /// The runner could not go on.
+    Error,
+    /// A reason that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl ExitReason {
+    /// The exit status that goes with the reason.
+    #[must_use]
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Self::Completed | Self::StdinClosed | Self::TtlExpired => 0,
+            _ => 1,
+        }
+    }
+}
+
+/// INPUT: bytes for a running command that asked for them.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Input {
+    /// Which command.
+    pub command_id: String,
+    /// The bytes.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub data: String,
+    /// How `data` is to be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
+    /// Nothing comes after this.
+    #[serde(default, skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
+    pub eof: bool,
+}
+
+impl fmt::Debug for Input {
+    /// The data stays out: it may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Input {{ {}, [{} bytes], eof: {} }}", self.command_id, self.data.len(), self.eof)
+    }
+}
+
+/// CREDIT: so many more bytes may be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Credit {
+    /// Which command.
+    pub command_id: String,
+    /// Which of its streams.
+    pub stream: Stream,
+    /// How many bytes more.
+    pub bytes: u64,
+}
+
+/// CANCEL: end a command.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Cancel {
+    /// Which command.
+    pub command_id: String,
+    /// Seconds between SIGTERM and SIGKILL; 5 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<u64>,
+}
+
+/// PING and PONG.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Ping {
+    /// Comes back as it was.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub token: String,
+}
+
+/// CONFIRM: keep a change that would be rolled back otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Confirm {
+    /// Which command.
+    pub command_id: String,
+}
+
+/// SHUTDOWN: accept no more, finish what was accepted, go.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Shutdown {
+    /// Seconds after which what still runs is killed; absent means no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<u64>,
+}
+
+macro_rules! messages {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident($data:ty) = $wire:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(tag = "type", content = "data"))]
+        pub enum $name {
+            $(
+                #[doc = concat!("The frame `", $wire, "`.")]
+                #[cfg_attr(feature = "schema", schemars(rename = $wire))]
+                $variant($data),
+            )*
+        }
+
+        impl $name {
+            /// The `type` of the envelope.
+            #[must_use]
+            pub fn type_name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $wire,)* }
+            }
+
+            /// Every `type` of this direction.
+            pub const TYPES: &[&str] = &[$($wire,)*];
+
+            /// Writes the frame with its newline. Hand in a buffer: many small writes are made.
+            ///
+            /// # Errors
+            /// Whatever `writer` returns.
+            pub fn write_to(&self, timestamp: Timestamp, writer: &mut impl Write) -> io::Result<()> {
+                match self { $(Self::$variant(data) => write_frame($wire, timestamp, data, writer),)* }
+            }
+
+            /// The frame as a line with its newline.
+            #[must_use]
+            pub fn to_line(&self, timestamp: Timestamp) -> Vec<u8> {
+                let mut line = Vec::new();
+                // A Vec takes every write and every message serialises; nothing can fail.
+                let written = self.write_to(timestamp, &mut line);
+                debug_assert!(written.is_ok());
+                line
+            }
+
+            fn from_data(kind: &str, data: &str) -> Option<Result<Self, serde_json::Error>> {
+                Some(match kind {
+                    $($wire => serde_json::from_str(data).map(Self::$variant),)*
+                    _ => return None,
+                })
+            }
+        }
+    };
+}
+
+messages! {
+    /// What a runner sends.
+    RunnerMessage {
+        Ready(Box<Ready>) = "READY",
+        Event(Event) = "EVENT",
+        Done(Done) = "DONE",
+        Error(ErrorFrame) = "ERROR",
+        Exit(Exit) = "EXIT",
+        Credit(Credit) = "CREDIT",
+        Pong(Ping) = "PONG",
+    }
+}
+
+messages! {
+    /// What a controller sends.
+    ControllerMessage {
+        Command(CommandMessage) = "CMD",
+        Input(Input) = "INPUT",
+        Credit(Credit) = "CREDIT",
+        Cancel(Cancel) = "CANCEL",
+        Ping(Ping) = "PING",
+        Confirm(Confirm) = "CONFIRM",
+        Shutdown(Shutdown) = "SHUTDOWN",
+    }
+}
+
+/// Writes one frame: the envelope around `data`, and a newline.
+///
+/// # Errors
+/// Whatever `writer` returns, or that `data` cannot be JSON.
+pub fn write_frame<W: Write>(
+    kind: &str,
+    timestamp: Timestamp,
+    data: &impl Serialize,
+    writer: &mut W,
+) -> io::Result<()> {
+    write!(writer, "{{\"type\":\"{kind}\",\"timestamp\":\"{timestamp}\",\"data\":")?;
+    serde_json::to_writer(&mut *writer, data)?;
+    writer.write_all(b"}\n")
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    timestamp: Option<String>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+/// Why a line is no message, as the ERROR that answers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// `INVALID_CMD` or `UNSUPPORTED`.
+    pub code: ErrorCode,
+    /// The command it belongs to, where that could be read.
+    pub command_id: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Rejected {
+    fn invalid(message: String) -> Self {
+        Self { code: ErrorCode::InvalidCmd, command_id: String::new(), message }
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+fn envelope(line: &[u8]) -> Result<Envelope<'_>, Rejected> {
+    let envelope: Envelope<'_> = serde_json::from_slice(line)
+        .map_err(|error| Rejected::invalid(format!("not a JSON object with a \"type\": {error}")))?;
+    if let Some(timestamp) = &envelope.timestamp
+        && !is_rfc3339(timestamp)
+    {
+        return Err(Rejected::invalid("timestamp is not an RFC 3339 date-time".into()));
+    }
+    Ok(envelope)
+}
+
+impl RunnerMessage {
+    /// Reads one line of a runner.
+    ///
+    /// # Errors
+    /// [`Rejected`] when the line is no message of a runner.
+    pub fn parse(line: &[u8]) -> Result<Self, Rejected> {
+        let envelope = envelope(line)?;
+        let data = envelope.data.map_or("null", RawValue::get);
+        match Self::from_data(&envelope.kind, data) {
+            Some(Ok(message)) => Ok(message),
+            Some(Err(error)) => Err(Rejected::invalid(format!("{} frame: {error}", envelope.kind))),
+            None => Err(unknown_type(&envelope.kind, ControllerMessage::TYPES)),
+        }
+    }
+}
+
+impl ControllerMessage {
+    /// Reads one line of a controller, with the reference's order of checks: id, command type, timeout, params.
+    ///
+    /// # Errors
+    /// [`Rejected`] with what to answer when the line is no message of a controller.
+    pub fn parse(line: &[u8]) -> Result<Self, Rejected> {
+        let envelope = envelope(line)?;
+        if envelope.kind == "CMD" {
+            let data = envelope.data.ok_or_else(|| Rejected::invalid("CMD without data".into()))?;
+            return parse_command(data).map(Self::Command);
+        }
+        // PING and SHUTDOWN have no field that must be there.
+        let data = envelope.data.map_or("{}", RawValue::get);
+        match Self::from_data(&envelope.kind, data) {
+            Some(Ok(message)) => Ok(message),
+            Some(Err(error)) => Err(Rejected::invalid(format!("{} frame: {error}", envelope.kind))),
+            None => Err(unknown_type(&envelope.kind, RunnerMessage::TYPES)),
+        }
+    }
+}
+
+fn unknown_type(kind: &str, other_direction: &[&str]) -> Rejected {
+    let shown: String = kind.chars().take(40).collect();
+    if other_direction.contains(&kind) {
+        return Rejected::invalid(format!("{shown} frames go the other way"));
+    }
+    Rejected {
+        code: ErrorCode::Unsupported,
+        command_id: String::new(),
+        message: format!("unknown frame type {shown:?}"),
+    }
+}
+
+/// What a CMD must have, each optional so that the first thing missing can be named.
+#[derive(Deserialize)]
+struct CommandHead<'a> {
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(rename = "type", default)]
+    kind: Option<String>,
+    #[serde(default)]
+    timeout: Option<i64>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    params: Option<&'a RawValue>,
+}
+
+/// A plain `Option` would make null, which the reference accepts, look absent.
+fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+fn parse_command(data: &RawValue) -> Result<CommandMessage, Rejected> {
+    let head: CommandHead<'_> =
+        serde_json::from_str(data.get()).map_err(|error| Rejected::invalid(format!("CMD frame: {error}")))?;
+    let id = head.id.unwrap_or_default();
+    if id.is_empty() {
+        return Err(Rejected::invalid("command id is required".into()));
+    }
+    let rejected = |code, message| Rejected { code, command_id: id.clone(), message };
+    let kind = head.kind.unwrap_or_default();
+    if CommandType::from_name(&kind).is_none() {
+        let shown: String = kind.chars().take(40).collect();
+        return Err(rejected(ErrorCode::InvalidCmd, format!("unknown command type {shown:?}")));
+    }
+    if head.timeout.unwrap_or(0) <= 0 {
+        return Err(rejected(
+            ErrorCode::InvalidCmd,
+            "timeout must be a whole number of seconds above 0".into(),
+        ));
+    }
+    if head.params.is_none() {
+        return Err(rejected(ErrorCode::InvalidCmd, "params are required".into()));
+    }
+    serde_json::from_str(data.get())
+        .map_err(|error| rejected(ErrorCode::InvalidCmd, format!("CMD frame: {error}")))
+}

@@ -1,0 +1,107 @@
+//! How bytes travel in JSON: as text where they are UTF-8, as base64 where they are not or where escaping would more
+//! than double them. Nothing is ever replaced.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+/// How a string field is to be read; absent means plain text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// RFC 4648 §4, with padding.
+    Base64,
+}
+
+/// A stream of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Standard input, or the content of a running `file_write`.
+    Stdin,
+}
+
+/// Text as it is, or base64, by the rule of this module.
+#[must_use]
+pub fn encode(bytes: Vec<u8>) -> (String, Option<Encoding>) {
+    match String::from_utf8(bytes) {
+        Ok(text) if escaped_len(text.as_bytes()) <= 2 * text.len() => (text, None),
+        Ok(text) => (STANDARD.encode(text), Some(Encoding::Base64)),
+        Err(error) => (STANDARD.encode(error.as_bytes()), Some(Encoding::Base64)),
+    }
+}
+
+/// Always base64: for where the frame would not fit otherwise.
+#[must_use]
+pub fn encode_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// The bytes that a string field stands for.
+///
+/// # Errors
+/// [`InvalidBase64`] when the field says base64 and is not.
+pub fn decode(text: String, encoding: Option<Encoding>) -> Result<Vec<u8>, InvalidBase64> {
+    match encoding {
+        None => Ok(text.into_bytes()),
+        Some(Encoding::Base64) => STANDARD.decode(text).map_err(|_| InvalidBase64),
+    }
+}
+
+/// A field marked `base64` whose text is not (RFC 4648 §4, padding required).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidBase64;
+
+impl std::fmt::Display for InvalidBase64 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("marked as base64 but is not valid base64 (RFC 4648 §4, with padding)")
+    }
+}
+
+impl std::error::Error for InvalidBase64 {}
+
+/// Bytes that `text` takes inside a JSON string as `serde_json` writes it, quotes not counted.
+#[must_use]
+pub fn escaped_len(text: &[u8]) -> usize {
+    text.iter()
+        .map(|byte| match byte {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+            0..=0x1f => 6,
+            _ => 1,
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_bytes_that_need_it_become_base64() {
+        assert_eq!(encode(b"plain \"text\"\n".to_vec()), ("plain \"text\"\n".into(), None));
+        assert_eq!(encode("żółw".as_bytes().to_vec()), ("żółw".into(), None));
+        assert_eq!(encode(b"\n\n\n".to_vec()).1, None, "newlines at most double");
+        assert_eq!(encode(b"\x00\x01".to_vec()).1, Some(Encoding::Base64));
+        assert_eq!(encode(b"\xff".to_vec()), ("/w==".into(), Some(Encoding::Base64)));
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_string_comes_back(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let (text, encoding) = encode(bytes.clone());
+            prop_assert_eq!(decode(text, encoding), Ok(bytes));
+        }
+
+        #[test]
+        fn the_length_of_escaped_text_is_exact(text in any::<String>()) {
+            prop_assert_eq!(serde_json::to_string(&text).unwrap().len(), escaped_len(text.as_bytes()) + 2);
+        }
+    }
+}
