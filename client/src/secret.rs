@@ -1,0 +1,118 @@
+//! Passwords and passphrases, and who is asked for them.
+//!
+//! The client never reads a terminal: whoever embeds it hands in a [`Secrets`].
+
+use std::fmt;
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+
+use zeroize::Zeroizing;
+
+/// A password or passphrase: not shown by `Debug`, wiped from memory when dropped.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Wraps a secret.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The secret itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Question<'a> {
+    /// The passphrase of a key file.
+    Passphrase {
+        /// The file.
+        file: &'a Path,
+        /// 1 the first time, more after a wrong answer.
+        attempt: u32,
+    },
+    /// The password of a login.
+    Password {
+        /// The user.
+        user: &'a str,
+        /// The host, as its user named it.
+        host: &'a str,
+        /// 1 the first time, more after a wrong answer.
+        attempt: u32,
+    },
+    /// A prompt of the server (keyboard-interactive, RFC 4256).
+    Prompt {
+        /// The user.
+        user: &'a str,
+        /// The host, as its user named it.
+        host: &'a str,
+        /// The server's own words: not to be trusted, escape them before showing them.
+        prompt: &'a str,
+        /// The answer may be seen while it is typed.
+        echo: bool,
+    },
+}
+
+/// An answer that may take a while to come.
+pub type Answer<'a> = Pin<Box<dyn Future<Output = Option<Secret>> + Send + 'a>>;
+
+/// Who knows the secrets. `None` means: there is none, go on without.
+pub trait Secrets: Send + Sync {
+    /// Answers one question.
+    fn ask<'a>(&'a self, question: Question<'a>) -> Answer<'a>;
+
+    /// Whether answers come without a person being bothered, so that a login can be repeated at any time.
+    fn unattended(&self) -> bool;
+}
+
+/// Knows nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoSecrets;
+
+impl Secrets for NoSecrets {
+    fn ask<'a>(&'a self, _question: Question<'a>) -> Answer<'a> {
+        Box::pin(async { None })
+    }
+
+    fn unattended(&self) -> bool {
+        true
+    }
+}
+
+/// One password for logins, and one passphrase for key files, each where known.
+#[derive(Debug, Clone, Default)]
+pub struct FixedSecrets {
+    /// Answers [`Question::Password`], and prompts whose answer must not be seen.
+    pub password: Option<Secret>,
+    /// Answers [`Question::Passphrase`].
+    pub passphrase: Option<Secret>,
+}
+
+impl Secrets for FixedSecrets {
+    fn ask<'a>(&'a self, question: Question<'a>) -> Answer<'a> {
+        // The same answer twice would only count as another failed try.
+        let answer = match question {
+            Question::Passphrase { attempt: 1, .. } => self.passphrase.clone(),
+            Question::Password { attempt: 1, .. } | Question::Prompt { echo: false, .. } => self.password.clone(),
+            _ => None,
+        };
+        Box::pin(async move { answer })
+    }
+
+    fn unattended(&self) -> bool {
+        true
+    }
+}

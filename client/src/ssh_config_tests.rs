@@ -1,0 +1,138 @@
+//! Tests of ssh_config reading: OpenSSH's rules, and what is refused.
+
+use super::*;
+
+fn read(text: &str, host: &str) -> Result<HostConfig, ConfigError> {
+    lookup(&[ConfigFile { path: "/home/u/.ssh/config".into(), text: text.into() }], host)
+}
+
+#[test]
+fn the_first_value_wins_and_identity_files_add_up() {
+    let config = read(
+        "User first\nIdentityFile ~/.ssh/a\nHost web*\n  User second\n  Port 2222\n  IdentityFile ~/.ssh/b\nHost *\n  Port 1\n",
+        "web1",
+    )
+    .unwrap();
+    assert_eq!(config.user.as_deref(), Some("first"));
+    assert_eq!(config.port, Some(2222));
+    assert_eq!(config.identity_files, ["~/.ssh/a", "~/.ssh/b"]);
+}
+
+#[test]
+fn an_earlier_file_wins_over_a_later_one() {
+    let files = [("/a", "Host *\nPort 2"), ("/b", "Port 3\nUser u")]
+        .map(|(path, text)| ConfigFile { path: path.into(), text: text.into() });
+    let config = lookup(&files, "h").unwrap();
+    assert_eq!((config.port, config.user.as_deref()), (Some(2), Some("u")));
+}
+
+#[test]
+fn keywords_are_read_in_any_case_with_equals_signs_and_quotes() {
+    let config = read(
+        "HOST=web1\r\n\tuser = \"de ploy\"x\n  PORT\t=\t22\n IdentityFile \"/k/with space\" # comment\n  hostname='10.0.0.1'\n",
+        "web1",
+    );
+    assert!(config.unwrap_err().reason.contains("' '"), "a user with a space is refused");
+    let config = read("HOST=web1\r\n PORT\t=\t22\n IdentityFile \"/k/with space\" # comment\n hostname='10.0.0.1'\n", "web1").unwrap();
+    assert_eq!(config.port, Some(22));
+    assert_eq!(config.identity_files, ["/k/with space"]);
+    assert_eq!(config.host_name.as_deref(), Some("10.0.0.1"));
+}
+
+#[test]
+fn host_blocks_take_globs_and_negation() {
+    let text = "Host *.prod !db.prod\n  User deploy\n";
+    assert_eq!(read(text, "web.prod").unwrap().user.as_deref(), Some("deploy"));
+    assert_eq!(read(text, "db.prod").unwrap().user, None);
+    assert_eq!(read(text, "web.test").unwrap().user, None);
+}
+
+#[test]
+fn tokens_in_host_names_are_expanded_or_refused() {
+    assert_eq!(read("HostName %h.example.org\n", "web1").unwrap().host_name.as_deref(), Some("web1.example.org"));
+    assert!(read("HostName %%h\n", "web1").is_ok_and(|c| c.host_name.as_deref() == Some("%h")));
+    let error = read("Host web1\n  HostName %L.x\n", "web1").unwrap_err();
+    assert_eq!(error.line, 2);
+    assert!(error.reason.contains("%L"), "{error}");
+    assert!(read("HostName -oProxyCommand=x\n", "web1").is_err());
+}
+
+#[test]
+fn keywords_without_bearing_are_passed_over() {
+    let text = "LogLevel DEBUG\nControlMaster auto\nControlPath ~/.ssh/%C\nForwardX11 yes\nSendEnv LANG LC_*\nHashKnownHosts yes\nGSSAPIAuthentication yes\nUser u\n";
+    assert_eq!(read(text, "web1").unwrap().user.as_deref(), Some("u"));
+}
+
+#[test]
+fn what_changes_the_connection_is_refused_by_name_file_and_line() {
+    for line in [
+        "ProxyJump bastion", "ProxyCommand nc %h %p", "HostKeyAlias x", "CanonicalizeHostname yes", "BindAddress ::1",
+        "CertificateFile c", "IdentityAgent none", "PKCS11Provider p", "Include more", "Ciphers aes128-ctr",
+        "RevokedHostKeys /f", "PubkeyAuthentication no", "AddressFamily inet6",
+    ] {
+        let error = read(&format!("\nHost web1\n  {line}\n"), "web1").unwrap_err();
+        let keyword = line.split(' ').next().unwrap();
+        assert_eq!((error.file.as_path(), error.line), (Path::new("/home/u/.ssh/config"), 3), "{line}");
+        assert!(error.reason.starts_with(keyword), "{error}");
+        assert!(read(&format!("Host other\n  {line}\n"), "web1").is_ok(), "{line} for another host");
+    }
+}
+
+#[test]
+fn values_that_change_nothing_are_not_refused() {
+    let text = "ProxyJump none\nProxyCommand none\nCanonicalizeHostname no\nAddressFamily any\nPubkeyAuthentication yes\n";
+    assert_eq!(read(text, "web1"), Ok(HostConfig::default()));
+}
+
+#[test]
+fn a_match_block_that_cannot_apply_is_skipped_and_any_other_refused() {
+    let body = "  User other\n  ProxyJump b\n";
+    assert_eq!(read(&format!("Match host db*\n{body}"), "web1"), Ok(HostConfig::default()));
+    assert_eq!(read(&format!("Match originalhost db1,db2 user x\n{body}"), "web1"), Ok(HostConfig::default()));
+    for line in ["Match all", "Match exec true", "Match host web*", "Match user x", "Match final"] {
+        assert!(read(&format!("{line}\n{body}"), "web1").unwrap_err().reason.contains("Match"), "{line}");
+    }
+    let renamed = "HostName db7\nMatch host db*\n  User x\n";
+    assert!(read(renamed, "web1").is_err(), "the block may apply to the host's other name");
+}
+
+#[test]
+fn unknown_keywords_are_refused_unless_told_otherwise() {
+    assert!(read("UseKeychain yes\n", "web1").unwrap_err().reason.contains("UseKeychain"));
+    assert!(read("IgnoreUnknown Use*\nUseKeychain yes\n", "web1").is_ok());
+    assert!(read("Host other\nUseKeychain yes\n", "web1").is_ok());
+}
+
+#[test]
+fn no_host_key_check_is_read_as_accept_new_with_a_warning() {
+    let config = read("StrictHostKeyChecking no\n", "web1").unwrap();
+    assert_eq!(config.host_key_policy, Some(HostKeyPolicy::AcceptNew));
+    assert!(config.warnings[0].contains("line 1") && config.warnings[0].contains("accept-new"));
+    for (value, policy) in
+        [("yes", HostKeyPolicy::Strict), ("ask", HostKeyPolicy::Strict), ("accept-new", HostKeyPolicy::AcceptNew)]
+    {
+        let config = read(&format!("StrictHostKeyChecking {value}\n"), "web1").unwrap();
+        assert_eq!((config.host_key_policy, config.warnings), (Some(policy), vec![]));
+    }
+}
+
+#[test]
+fn known_hosts_files_may_be_several_or_none() {
+    let config = read("UserKnownHostsFile /a ~/b\nGlobalKnownHostsFile none\n", "web1").unwrap();
+    assert_eq!(config.user_known_hosts, Some(vec!["/a".into(), "~/b".into()]));
+    assert_eq!(config.global_known_hosts, Some(vec![]));
+}
+
+#[test]
+fn malformed_lines_are_errors() {
+    for text in ["Port\n", "Port x\n", "Port 0\n", "User \"a\n", "IdentitiesOnly maybe\n", "Host\n", "=x\n", "Port 1 2\n"] {
+        assert!(read(text, "web1").is_err(), "{text:?}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "(?s).{0,200}") {
+        let _ = read(&text, "web1");
+    }
+}
