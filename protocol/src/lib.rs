@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+mod describe;
 pub mod error;
 pub mod frame;
 pub mod message;
@@ -17,6 +18,7 @@ pub mod time;
 mod value;
 
 pub use command::{CommandSpec, CommandType};
+pub use describe::describe;
 pub use error::{ErrorClass, ErrorCode};
 pub use frame::{FRAME_LIMIT, FrameDecoder, Line};
 pub use message::{ControllerMessage, Rejected, RunnerMessage};

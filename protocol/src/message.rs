@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::command::CommandType;
+use crate::describe::describe;
 use crate::error::{ErrorClass, ErrorCode};
 use crate::text::{Encoding, Stream};
 use crate::time::{Timestamp, is_rfc3339};
@@ -561,8 +562,10 @@ impl fmt::Display for Rejected {
 impl std::error::Error for Rejected {}
 
 fn envelope(line: &[u8]) -> Result<Envelope<'_>, Rejected> {
-    let envelope: Envelope<'_> = serde_json::from_slice(line)
-        .map_err(|error| Rejected::invalid(format!("not a JSON object with a \"type\": {error}")))?;
+    let envelope: Envelope<'_> = serde_json::from_slice(line).map_err(|error| {
+        let text = String::from_utf8_lossy(&line[..line.len().min(4096)]);
+        Rejected::invalid(format!("not a frame: {}", describe(&text, &error)))
+    })?;
     if let Some(timestamp) = &envelope.timestamp
         && !is_rfc3339(timestamp)
     {
@@ -581,7 +584,7 @@ impl RunnerMessage {
         let data = envelope.data.map_or("null", RawValue::get);
         match Self::from_data(&envelope.kind, data) {
             Some(Ok(message)) => Ok(message),
-            Some(Err(error)) => Err(Rejected::invalid(format!("{} frame: {error}", envelope.kind))),
+            Some(Err(error)) => Err(refused(&envelope.kind, data, &error)),
             None => Err(unknown_type(&envelope.kind, ControllerMessage::TYPES)),
         }
     }
@@ -602,10 +605,14 @@ impl ControllerMessage {
         let data = envelope.data.map_or("{}", RawValue::get);
         match Self::from_data(&envelope.kind, data) {
             Some(Ok(message)) => Ok(message),
-            Some(Err(error)) => Err(Rejected::invalid(format!("{} frame: {error}", envelope.kind))),
+            Some(Err(error)) => Err(refused(&envelope.kind, data, &error)),
             None => Err(unknown_type(&envelope.kind, RunnerMessage::TYPES)),
         }
     }
+}
+
+fn refused(kind: &str, data: &str, error: &serde_json::Error) -> Rejected {
+    Rejected::invalid(format!("{kind} frame: {}", describe(data, error)))
 }
 
 fn unknown_type(kind: &str, other_direction: &[&str]) -> Rejected {
@@ -663,5 +670,5 @@ fn parse_command(data: &RawValue) -> Result<CommandMessage, Rejected> {
         return Err(rejected(ErrorCode::InvalidCmd, "params are required".into()));
     }
     serde_json::from_str(data.get())
-        .map_err(|error| rejected(ErrorCode::InvalidCmd, format!("CMD frame: {error}")))
+        .map_err(|error| Rejected { command_id: id, ..refused("CMD", data.get(), &error) })
 }

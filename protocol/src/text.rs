@@ -37,10 +37,13 @@ pub fn encode(bytes: Vec<u8>) -> (String, Option<Encoding>) {
     }
 }
 
-/// Always base64: for where the frame would not fit otherwise.
+/// As [`encode`], and base64 too where the escaped text would take more than `most` bytes of the frame.
 #[must_use]
-pub fn encode_base64(bytes: &[u8]) -> String {
-    STANDARD.encode(bytes)
+pub fn encode_within(bytes: Vec<u8>, most: usize) -> (String, Option<Encoding>) {
+    if bytes.len() > most / 2 && escaped_len(&bytes) > most {
+        return (STANDARD.encode(bytes), Some(Encoding::Base64));
+    }
+    encode(bytes)
 }
 
 /// The bytes that a string field stands for.
