@@ -1,0 +1,127 @@
+//! The first process of a test host: makes the host's namespaces and root file system as the test says, starts its SSH
+//! server for each connection, and ends with the test. Only `sortie_tests::sshd` starts it: standard input is the
+//! listening socket, standard output the control socket to the test, standard error the host's log.
+
+mod root;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::{ForkResult, fork};
+use sortie_tests::sshd::ENDED;
+use sortie_tests::sshd::spec::Spec;
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sortie-testhost: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<()> {
+    ensure!(std::env::args_os().len() == 1, "the test kit starts this program; it takes no arguments");
+    // SAFETY: nothing else in this process owns these descriptors; they are used by nothing but these two from here on.
+    let (listener, control) = unsafe { (OwnedFd::from_raw_fd(0), OwnedFd::from_raw_fd(1)) };
+    let listener = TcpListener::from(listener);
+    let mut control = UnixStream::from(control);
+    let mut line = String::new();
+    BufReader::new(&control).read_line(&mut line).context("the control socket")?;
+    let spec: Spec = serde_json::from_str(&line).context("the description of the host")?;
+
+    // Of all namespaces this one alone is not entered by the caller but by its children.
+    unshare(CloneFlags::CLONE_NEWPID).context("making a pid namespace")?;
+    // SAFETY: this process has one thread, so the child may do anything.
+    match unsafe { fork() }.context("fork")? {
+        ForkResult::Child => {
+            // Should this program be killed from outside, the host must not outlive it.
+            prctl::set_pdeathsig(Signal::SIGKILL)?;
+            if let Err(error) = run_host(&spec, &listener, &mut control) {
+                let _ = writeln!(control, "error {}", format!("{error:#}").replace('\n', " "));
+                return Err(error);
+            }
+            Ok(())
+        }
+        ForkResult::Parent { child } => {
+            writeln!(control, "pid {child}")?;
+            // From here the host alone holds it: with the host the port closes.
+            drop(listener);
+            nix::sys::wait::waitpid(child, None).context("waiting for the host")?;
+            // The test may have gone first.
+            let _ = writeln!(control, "{ENDED}");
+            let _ = std::io::copy(&mut control, &mut std::io::sink());
+            std::fs::remove_dir_all(&spec.scratch).context("removing the scratch directory")
+        }
+    }
+}
+
+/// Pid 1 of the host. Returns when the test has closed the control socket; the kernel then ends all that is left.
+fn run_host(spec: &Spec, listener: &TcpListener, control: &mut UnixStream) -> Result<()> {
+    unshare(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWIPC,
+    )
+    .context("making namespaces")?;
+    let layer = root::enter(spec)?;
+    // Orphans of the host become children of this process: the kernel reaps them all. A handler, not SIG_IGN, which the
+    // server would inherit.
+    let reap = SigAction::new(
+        SigHandler::Handler(on_child),
+        SaFlags::SA_NOCLDWAIT | SaFlags::SA_RESTART,
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGCHLD, &reap) }.context("sigaction")?;
+    writeln!(control, "ready {}", layer.as_raw_fd())?;
+    loop {
+        let mut fds = [
+            PollFd::new(control.as_fd(), PollFlags::POLLIN),
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            result => result.context("poll")?,
+        };
+        // The test sends nothing more: whatever happens on the control socket is its end.
+        if fds[0].any() == Some(true) {
+            return Ok(());
+        }
+        if fds[1].any() == Some(true) {
+            let (connection, _) = listener.accept().context("accept")?;
+            serve(spec, connection.into());
+        }
+    }
+}
+
+extern "C" fn on_child(_: libc::c_int) {}
+
+fn serve(spec: &Spec, connection: OwnedFd) {
+    let started = connection.try_clone().and_then(|copy| {
+        Command::new(&spec.serve[0])
+            .args(&spec.serve[1..])
+            .env_clear()
+            .env("PATH", PATH)
+            .stdin(connection)
+            .stdout(copy)
+            .stderr(Stdio::inherit())
+            .spawn()
+    });
+    if let Err(error) = started {
+        eprintln!("sortie-testhost: starting {}: {error}", spec.serve[0]);
+    }
+}
