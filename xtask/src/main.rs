@@ -1,0 +1,52 @@
+//! `cargo xtask`: everything that is done to the project rather than by it. Argument parsing only; one file per task.
+#![forbid(unsafe_code)]
+
+mod build_cli;
+mod checks;
+mod dist;
+mod elf;
+mod process;
+mod schema;
+mod setup;
+mod target;
+mod test;
+mod toolchain;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Development tasks of Sortie.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the other tasks need, as far as this machine and this user allow, and name the rest
+    Setup(setup::Arguments),
+    /// Build and check the static runners; writes target/dist/sortie-runner-TARGET and target/dist/runners.json
+    Dist(dist::Arguments),
+    /// Build the sortie command with the runners of target/dist inside; writes target/dist/sortie
+    Build,
+    /// Run every check and every test
+    Test(test::Arguments),
+    /// Write docs/schema/protocol-v1.json from the protocol's types
+    Schema(schema::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let workspace = Workspace::find()?;
+    match arguments.task {
+        Task::Setup(arguments) => setup::run(&workspace, &arguments),
+        Task::Dist(arguments) => dist::run(&workspace, &arguments),
+        Task::Build => build_cli::run(&workspace),
+        Task::Test(arguments) => test::run(&workspace, &arguments),
+        Task::Schema(arguments) => schema::run(&workspace, &arguments),
+    }
+}

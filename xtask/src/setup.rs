@@ -1,0 +1,285 @@
+//! Installs what the other tasks need as far as machine and user allow, and names the rest with the command that would
+//! help. Quick where all is there. It never decides what a task does without something.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::process::{self, which};
+use crate::target::{SHIPPED, Target};
+use crate::toolchain::{self, DEBIAN_TOOLCHAIN, ZIG_PACKAGE};
+use crate::workspace::Workspace;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only what this task needs, instead of everything
+    #[arg(long, value_enum)]
+    only: Option<For>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum For {
+    Test,
+    Dist,
+}
+
+/// A program that tests start, and Debian's package of it.
+struct Program {
+    name: &'static str,
+    package: &'static str,
+}
+
+const fn program(name: &'static str, package: &'static str) -> Program {
+    Program { name, package }
+}
+
+const TEST_PROGRAMS: [Program; 15] = [
+    program("sshd", "openssh-server"),
+    program("ssh", "openssh-client"),
+    program("ssh-keygen", "openssh-client"),
+    program("ssh-agent", "openssh-client"),
+    program("ssh-add", "openssh-client"),
+    program("bash", "bash"),
+    program("dash", "dash"),
+    program("tcsh", "tcsh"),
+    program("fish", "fish"),
+    program("busybox", "busybox"),
+    program("dropbear", "dropbear-bin"),
+    program("strace", "strace"),
+    program("ip", "iproute2"),
+    program("unshare", "util-linux"),
+    program("gzip", "gzip"),
+];
+
+const EMULATORS: [Program; 3] = [
+    program("qemu-aarch64-static", "qemu-user-static"),
+    program("qemu-arm-static", "qemu-user-static"),
+    program("qemu-riscv64-static", "qemu-user-static"),
+];
+
+/// A cargo subcommand that is built where it is not found, without optimisation: it runs once.
+pub(crate) struct Tool {
+    name: &'static str,
+    version: &'static str,
+}
+
+pub(crate) const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
+pub(crate) const NEXTEST: Tool = Tool { name: "cargo-nextest", version: "0.9.143" };
+
+/// What could not be had: a sentence, with the command that would help on lines of its own.
+pub(crate) type Missing = Vec<String>;
+
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    let mut missing = Missing::new();
+    if arguments.only != Some(For::Dist) {
+        missing.extend(for_tests(workspace)?);
+    }
+    if arguments.only != Some(For::Test) {
+        missing.extend(for_dist(workspace)?);
+    }
+    if missing.is_empty() {
+        println!("Everything is there.");
+        return Ok(());
+    }
+    bail!("{} things are missing:\n{}", missing.len(), missing.join("\n"))
+}
+
+/// What `cargo xtask test` needs, a way of building this machine's runner among it.
+pub(crate) fn for_tests(workspace: &Workspace) -> Result<Missing> {
+    let mut apt = Apt::default();
+    let mut missing = apt.ensure(&TEST_PROGRAMS);
+    missing.extend(ensure_component(workspace, "rustfmt", "fmt"));
+    missing.extend(ensure_component(workspace, "clippy", "clippy"));
+    for tool in [&DENY, &NEXTEST] {
+        if let Err(error) = tool.ensure(workspace) {
+            missing.push(format!("{error:#}"));
+        }
+    }
+    missing.extend(ensure_ways(workspace, &[Target::native()?], &mut apt));
+    Ok(missing)
+}
+
+/// What `cargo xtask dist` needs.
+pub(crate) fn for_dist(workspace: &Workspace) -> Result<Missing> {
+    let mut apt = Apt::default();
+    let mut missing = apt.ensure(&EMULATORS);
+    missing.extend(ensure_ways(workspace, &SHIPPED, &mut apt));
+    if let Err(error) = toolchain::ensure_small_is_possible(workspace)
+        && rustup(&["component", "add", "rust-src"]).is_err()
+    {
+        missing.push(format!("{error:#}"));
+    }
+    Ok(missing)
+}
+
+/// Gives every target a way of being built: rustup's library for it, else a library source with zig or musl-tools.
+fn ensure_ways(workspace: &Workspace, targets: &[Target], apt: &mut Apt) -> Missing {
+    let lacking = || -> Vec<Target> {
+        let has_way = |target: &Target| toolchain::Way::find(workspace, *target, false, None).is_ok();
+        targets.iter().copied().filter(|target| !has_way(target)).collect()
+    };
+    for target in lacking() {
+        let _ = rustup(&["target", "add", target.triple]);
+    }
+    // Failures are printed; what counts in the end is which targets still lack a way.
+    if !lacking().is_empty()
+        && toolchain::ensure_small_is_possible(workspace).is_err()
+        && rustup(&["component", "add", "rust-src"]).is_err()
+    {
+        say_failure(apt.install(&DEBIAN_TOOLCHAIN));
+    }
+    if !lacking().is_empty() && toolchain::find_zig(workspace).is_none() {
+        say_failure(install_zig(workspace, apt));
+    }
+    if lacking().iter().any(|target| target.machine == "x86_64") {
+        say_failure(apt.install(&["musl-tools"]));
+    }
+    let find = |target: Target| toolchain::Way::find(workspace, target, false, None);
+    lacking().into_iter().filter_map(|target| find(target).err().map(|e| format!("{e:#}"))).collect()
+}
+
+fn say_failure(result: Result<()>) {
+    if let Err(error) = result {
+        eprintln!("{error:#}");
+    }
+}
+
+fn install_zig(workspace: &Workspace, apt: &mut Apt) -> Result<()> {
+    let venv = toolchain::zig_venv(workspace);
+    let make = || process::output(process::command("python3").args(["-m", "venv"]).arg(&venv));
+    if make().is_err() {
+        apt.install(&["python3-venv"])?;
+        make()?;
+    }
+    eprintln!("installing {ZIG_PACKAGE} into {}", venv.display());
+    process::output(process::command(venv.join("bin/pip")).args(["install", "--quiet", ZIG_PACKAGE]))?;
+    Ok(())
+}
+
+/// A component of the toolchain, seen by its cargo subcommand.
+fn ensure_component(workspace: &Workspace, component: &str, subcommand: &str) -> Option<String> {
+    let is_there = || process::output(workspace.cargo().args([subcommand, "--version"])).is_ok();
+    if is_there() || (rustup(&["component", "add", component]).is_ok() && is_there()) {
+        return None;
+    }
+    Some(format!("cargo {subcommand} is missing\n  rustup component add {component}"))
+}
+
+/// Runs rustup on the toolchain that runs us, saying what for and, in one line, why it failed.
+fn rustup(arguments: &[&str]) -> Result<()> {
+    let mut command = process::command("rustup");
+    // A backtrace of rustup's own failure helps nobody here.
+    command.args(arguments).env("RUST_BACKTRACE", "0");
+    eprintln!("{}", process::shown(&command));
+    let result = process::output(&mut command);
+    if let Err(error) = &result {
+        let text = format!("{error:#}");
+        let reason =
+            text.lines().find(|line| line.starts_with("error:")).unwrap_or("rustup is not to be had");
+        eprintln!("  {reason}");
+    }
+    result.map(drop)
+}
+
+impl Tool {
+    /// Its path, after building it where it was not found.
+    pub(crate) fn ensure(&self, workspace: &Workspace) -> Result<PathBuf> {
+        if let Some(found) = self.find(workspace) {
+            return Ok(found);
+        }
+        let root = workspace.tools_dir();
+        let build = root.join("build");
+        eprintln!("building {} {}, which is not on PATH", self.name, self.version);
+        let mut command: Command = workspace.cargo();
+        command
+            .args([
+                "install",
+                "--quiet",
+                "--locked",
+                "--debug",
+                self.name,
+                "--version",
+                self.version,
+                "--root",
+            ])
+            .arg(&root)
+            .arg("--target-dir")
+            .arg(&build)
+            // Neither is looked at, and both take time.
+            .envs([("CARGO_PROFILE_DEV_DEBUG", "0"), ("CARGO_INCREMENTAL", "0")]);
+        process::run(&mut command)?;
+        let _ = std::fs::remove_dir_all(&build);
+        self.find(workspace).ok_or_else(|| anyhow::anyhow!("{} was built but is not there", self.name))
+    }
+
+    fn find(&self, workspace: &Workspace) -> Option<PathBuf> {
+        which(self.name)
+            .or_else(|| Some(workspace.tools_dir().join("bin").join(self.name)).filter(|p| p.exists()))
+    }
+}
+
+/// Debian's package manager, its lists updated at most once.
+#[derive(Default)]
+struct Apt {
+    updated: bool,
+}
+
+impl Apt {
+    /// Installs the packages of those programs that are not there, and says which still are not.
+    fn ensure(&mut self, programs: &[Program]) -> Missing {
+        let absent = || programs.iter().filter(|p| which(p.name).is_none()).collect::<Vec<_>>();
+        let mut packages: Vec<&str> = absent().iter().map(|p| p.package).collect();
+        packages.dedup();
+        if packages.is_empty() {
+            return Missing::new();
+        }
+        say_failure(self.install(&packages));
+        let still = absent();
+        let help = |p: &&Program| format!("{} is missing\n  {}", p.name, install_command(&[p.package]));
+        still.iter().map(help).collect()
+    }
+
+    /// Installs packages together or, where one of them cannot be had, each by itself.
+    fn install(&mut self, packages: &[&str]) -> Result<()> {
+        if which("apt-get").is_none() || !is_root() {
+            bail!("only root on a Debian-like system can\n  {}", install_command(packages));
+        }
+        if !self.updated {
+            // Old lists may do; if not, installing fails and says so.
+            let _ = process::output(&mut apt_get(&["update"]));
+            self.updated = true;
+        }
+        eprintln!("{}", install_command(packages));
+        let install = |packages: &[&str]| {
+            process::output(apt_get(&["install", "-y", "--no-install-recommends"]).args(packages)).map(drop)
+        };
+        install(packages).or_else(|error| {
+            if packages.len() == 1 {
+                return Err(error);
+            }
+            packages.iter().map(|package| install(&[package])).fold(Ok(()), Result::and)
+        })
+    }
+}
+
+fn apt_get(arguments: &[&str]) -> Command {
+    let mut command = process::command("apt-get");
+    // Another apt may be at work, as it often is on a machine that has just booted.
+    command
+        .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn install_command(packages: &[&str]) -> String {
+    format!("apt-get install -y --no-install-recommends {}", packages.join(" "))
+}
+
+fn is_root() -> bool {
+    let id: Option<OsString> = which("id").map(PathBuf::into_os_string);
+    id.is_some_and(|id| process::output(process::command(id).arg("-u")).is_ok_and(|uid| uid.trim() == "0"))
+}
