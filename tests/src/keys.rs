@@ -7,8 +7,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::private::{Ed25519Keypair, KeypairData};
+use russh::keys::ssh_key::{Cipher, Kdf, LineEnding};
 use russh::keys::{PrivateKey, PublicKey};
 
 /// An Ed25519 key pair.
@@ -23,9 +23,7 @@ impl KeyPair {
     /// # Errors
     /// When the system's random source cannot be read.
     pub fn generate() -> Result<Self> {
-        let mut seed = [0_u8; 32];
-        fs::File::open("/dev/urandom")?.read_exact(&mut seed).context("reading /dev/urandom")?;
-        let pair = KeypairData::Ed25519(Ed25519Keypair::from_seed(&seed));
+        let pair = KeypairData::Ed25519(Ed25519Keypair::from_seed(&random()?));
         Ok(Self { private: PrivateKey::new(pair, "sortie-test")? })
     }
 
@@ -55,6 +53,19 @@ impl KeyPair {
         Ok(self.public().to_openssh()?)
     }
 
+    /// The same pair in a file (mode 0600) that needs `passphrase` to be read.
+    ///
+    /// # Errors
+    /// When the key cannot be encrypted or the file not be written.
+    pub fn write_encrypted(&self, dir: &Path, name: &str, passphrase: &str) -> Result<PathBuf> {
+        let kdf = Kdf::Bcrypt { salt: random::<16>()?.to_vec(), rounds: 4 };
+        let checkint = u32::from_ne_bytes(random()?);
+        let encrypted = self.private.encrypt_with(Cipher::Aes256Ctr, kdf, checkint, passphrase)?;
+        let path = dir.join(name);
+        write_private(&path, encrypted.to_openssh(LineEnding::LF)?.as_bytes())?;
+        Ok(path)
+    }
+
     /// The line of a `known_hosts` file that says that `host` at `port` has this key (`sshd(8)`), without a newline.
     ///
     /// # Errors
@@ -74,6 +85,12 @@ impl KeyPair {
         fs::write(dir.join(format!("{name}.pub")), self.public_openssh()? + "\n")?;
         Ok(path)
     }
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes).context("reading /dev/urandom")?;
+    Ok(bytes)
 }
 
 /// Writes a file that only its owner may read; OpenSSH refuses a private key with any other mode.

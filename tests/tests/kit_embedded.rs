@@ -235,6 +235,18 @@ async fn the_private_key_is_readable_by_its_owner_alone() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn an_encrypted_key_file_opens_with_its_passphrase_alone() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let key = KeyPair::generate()?;
+    let path = key.write_encrypted(dir.path(), "key", "let me in")?;
+    assert!(russh::keys::load_secret_key(&path, None).is_err());
+    assert!(russh::keys::load_secret_key(&path, Some("wrong")).is_err());
+    let read = russh::keys::load_secret_key(&path, Some("let me in"))?;
+    assert_eq!(read.public_key().key_data(), key.public().key_data());
+    Ok(())
+}
+
 struct Trusting;
 
 impl client::Handler for Trusting {

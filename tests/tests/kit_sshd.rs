@@ -322,6 +322,36 @@ async fn nothing_is_left_when_the_test_is_killed() -> Result<()> {
 }
 
 #[test]
+fn a_host_that_cannot_be_made_is_an_error_and_leaves_nothing() -> Result<()> {
+    require_root!();
+    require_programs!("sshd");
+    let scratch = || -> Result<usize> {
+        let names = std::fs::read_dir(std::env::temp_dir())?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.filter(|name| name.starts_with("sortie-host-")).count())
+    };
+    let dir = tempfile::tempdir()?;
+    // Only the child sees this as its place for temporary files, so no other test's are counted.
+    if std::env::var_os("KIT_ALONE").is_none() {
+        let status = Command::new(std::env::current_exe()?)
+            .args(["--exact", "a_host_that_cannot_be_made_is_an_error_and_leaves_nothing"])
+            .env("KIT_ALONE", "1")
+            .env("TMPDIR", dir.path())
+            .output()?;
+        ensure!(status.status.success(), "{status:?}");
+        return Ok(());
+    }
+    let error = Sshd::builder()
+        .file("/etc/passwd/x", 0o644, "")
+        .start()
+        .map(drop)
+        .expect_err("a file is no directory");
+    assert!(format!("{error:#}").contains("making the host"), "{error:#}");
+    assert_eq!(scratch()?, 0);
+    Ok(())
+}
+
+#[test]
 fn many_hosts_run_beside_each_other() -> Result<()> {
     require_root!();
     require_programs!("sshd", "ssh");

@@ -42,28 +42,45 @@ fn start() -> Result<()> {
     BufReader::new(&control).read_line(&mut line).context("the control socket")?;
     let spec: Spec = serde_json::from_str(&line).context("the description of the host")?;
 
+    match hold(&spec, listener, &mut control) {
+        // Only in the host does this return; its end is the end of the host.
+        Ok(None) => Ok(()),
+        ended => {
+            if let Err(error) = &ended {
+                let _ = writeln!(control, "error {}", format!("{error:#}").replace('\n', " "));
+            }
+            // The test may still use what is in there, or may have gone first.
+            let _ = std::io::copy(&mut control, &mut std::io::sink());
+            std::fs::remove_dir_all(&spec.scratch).context("removing the scratch directory")?;
+            ended.map(drop)
+        }
+    }
+}
+
+/// Forks the host's first process and waits until it has ended; `None` in that process.
+fn hold(spec: &Spec, listener: TcpListener, control: &mut UnixStream) -> Result<Option<()>> {
     // Of all namespaces this one alone is not entered by the caller but by its children.
     unshare(CloneFlags::CLONE_NEWPID).context("making a pid namespace")?;
     // SAFETY: this process has one thread, so the child may do anything.
     match unsafe { fork() }.context("fork")? {
         ForkResult::Child => {
             // Should this program be killed from outside, the host must not outlive it.
-            prctl::set_pdeathsig(Signal::SIGKILL)?;
-            if let Err(error) = run_host(&spec, &listener, &mut control) {
+            let ended = prctl::set_pdeathsig(Signal::SIGKILL)
+                .context("prctl")
+                .and_then(|()| run_host(spec, &listener, control));
+            if let Err(error) = ended {
                 let _ = writeln!(control, "error {}", format!("{error:#}").replace('\n', " "));
-                return Err(error);
+                eprintln!("sortie-testhost: {error:#}");
             }
-            Ok(())
+            Ok(None)
         }
         ForkResult::Parent { child } => {
             writeln!(control, "pid {child}")?;
             // From here the host alone holds it: with the host the port closes.
             drop(listener);
             nix::sys::wait::waitpid(child, None).context("waiting for the host")?;
-            // The test may have gone first.
             let _ = writeln!(control, "{ENDED}");
-            let _ = std::io::copy(&mut control, &mut std::io::sink());
-            std::fs::remove_dir_all(&spec.scratch).context("removing the scratch directory")
+            Ok(Some(()))
         }
     }
 }
