@@ -1,0 +1,23 @@
+//! This machine itself, by the same script as any other: the runner that works is a copy in a private directory.
+
+use super::command::start_program;
+use super::{Launch, Starting, Transport};
+use crate::observe::Observer;
+
+/// Starts the runner on this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Local;
+
+impl Transport for Local {
+    fn host(&self) -> &str {
+        "localhost"
+    }
+
+    fn start<'a>(&'a self, launch: &'a Launch, observer: &'a dyn Observer) -> Starting<'a> {
+        Box::pin(async move { start_program("localhost", launch.argv.iter().map(String::as_str), observer) })
+    }
+
+    fn unattended(&self) -> bool {
+        true
+    }
+}

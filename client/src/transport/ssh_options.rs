@@ -1,0 +1,290 @@
+//! Everything that decides how an SSH connection is made: settings of the caller, ssh_config, and the defaults.
+//!
+//! Command line before configuration file before default, as in ssh(1). Knows no sockets and no russh.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::secret::{NoSecrets, Secrets};
+use crate::ssh_config::{self, ConfigSource, HostConfig, HostKeyPolicy, expand_tokens};
+use crate::target::Target;
+
+/// What the caller sets, as in the options of ssh(1).
+#[derive(Clone)]
+pub struct SshSettings {
+    /// Which configuration files count (`-F`).
+    pub config: ConfigSource,
+    /// User (`-l`); a user in the target comes first.
+    pub user: Option<String>,
+    /// Port (`-p`); a port in the target comes first.
+    pub port: Option<u16>,
+    /// Key files (`-i`), before those of the configuration.
+    pub identities: Vec<PathBuf>,
+    /// Overrides `StrictHostKeyChecking`.
+    pub host_key_policy: Option<HostKeyPolicy>,
+    /// Overrides `UserKnownHostsFile`; the first one is written to.
+    pub user_known_hosts: Option<Vec<PathBuf>>,
+    /// Overrides `GlobalKnownHostsFile`.
+    pub global_known_hosts: Option<Vec<PathBuf>>,
+    /// For address lookup, TCP and key exchange together.
+    pub connect_timeout: Duration,
+    /// For logging in and opening the channel, each; logging in has no limit while a person may be asked.
+    pub login_timeout: Duration,
+    /// The agent's socket, as in `SSH_AUTH_SOCK`.
+    pub agent_socket: Option<PathBuf>,
+    /// The home directory, where `~/.ssh` is looked for.
+    pub home: Option<PathBuf>,
+    /// The name of the user of this machine, who logs in where no other is named.
+    pub local_user: Option<String>,
+    /// Who knows passwords and passphrases.
+    pub secrets: Arc<dyn Secrets>,
+}
+
+impl Default for SshSettings {
+    /// No configuration files, no agent, no home directory and no secrets.
+    fn default() -> Self {
+        Self {
+            config: ConfigSource::None,
+            user: None,
+            port: None,
+            identities: Vec::new(),
+            host_key_policy: None,
+            user_known_hosts: None,
+            global_known_hosts: None,
+            connect_timeout: Duration::from_secs(15),
+            login_timeout: Duration::from_secs(30),
+            agent_socket: None,
+            home: None,
+            local_user: None,
+            secrets: Arc::new(NoSecrets),
+        }
+    }
+}
+
+impl SshSettings {
+    /// What ssh(1) would start from: the user's and the system's configuration, `HOME`, `USER` and `SSH_AUTH_SOCK`.
+    #[must_use]
+    pub fn from_env() -> Self {
+        let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let name = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self {
+            config: ConfigSource::Default,
+            agent_socket: path("SSH_AUTH_SOCK"),
+            home: path("HOME"),
+            local_user: name("USER").or_else(|| name("LOGNAME")),
+            ..Self::default()
+        }
+    }
+}
+
+/// A key file that may be tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The file.
+    pub file: PathBuf,
+    /// Somebody named it, so that its absence is worth telling.
+    pub explicit: bool,
+}
+
+/// How one host is reached, all decided.
+#[derive(Clone)]
+pub struct SshOptions {
+    /// The host as the user named it; errors carry it.
+    pub name: String,
+    /// What is looked up and connected to, and the name in known_hosts.
+    pub address: String,
+    /// The port.
+    pub port: u16,
+    /// Who logs in.
+    pub user: String,
+    /// Key files, in the order they are tried.
+    pub identities: Vec<Identity>,
+    /// Of the agent's keys only those that are also in `identities`.
+    pub identities_only: bool,
+    /// known_hosts files of the user; the first one is written to.
+    pub user_known_hosts: Vec<PathBuf>,
+    /// known_hosts files of the system.
+    pub global_known_hosts: Vec<PathBuf>,
+    /// What to do about unknown host keys.
+    pub host_key_policy: HostKeyPolicy,
+    /// `KexAlgorithms` as written.
+    pub kex_algorithms: Option<String>,
+    /// See [`SshSettings::connect_timeout`].
+    pub connect_timeout: Duration,
+    /// See [`SshSettings::login_timeout`].
+    pub login_timeout: Duration,
+    /// See [`SshSettings::agent_socket`].
+    pub agent_socket: Option<PathBuf>,
+    /// See [`SshSettings::secrets`].
+    pub secrets: Arc<dyn Secrets>,
+    /// What a user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Tried where nobody names a key file, best first.
+const DEFAULT_IDENTITIES: &[&str] = &["id_ed25519", "id_ecdsa", "id_rsa"];
+
+impl SshOptions {
+    /// Decides how `target` is reached. Reads the configuration files.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a configuration that cannot be read or obeyed, with file and line.
+    pub fn resolve(target: &Target, settings: &SshSettings) -> Result<Self, Error> {
+        let fail = |reason: String| Error::Config { host: target.to_string(), reason };
+        let files = settings
+            .config
+            .read(settings.home.as_deref())
+            .map_err(|(path, error)| fail(format!("{} cannot be read: {error}", path.display())))?;
+        let config = ssh_config::lookup(&files, target.host()).map_err(|error| fail(error.to_string()))?;
+        Self::combine(target, settings, config).map_err(fail)
+    }
+
+    fn combine(target: &Target, settings: &SshSettings, config: HostConfig) -> Result<Self, String> {
+        let address = config.host_name.unwrap_or_else(|| target.host().to_owned());
+        let port = target.port().or(settings.port).or(config.port).unwrap_or(22);
+        let user = target
+            .user()
+            .map(str::to_owned)
+            .or_else(|| settings.user.clone())
+            .or(config.user)
+            .or_else(|| settings.local_user.clone())
+            .ok_or("nobody says as which user to log in; write user@host")?;
+        let home = settings.home.as_deref();
+        let expand = |text: &str| expand_path(text, home, |token| {
+            Some(match token {
+                'd' => home?.display().to_string(),
+                'h' => address.clone(),
+                'n' => target.host().to_owned(),
+                'p' => port.to_string(),
+                'r' => user.clone(),
+                'u' => settings.local_user.clone()?,
+                _ => return None,
+            })
+        });
+        let expand_all = |texts: Vec<String>| texts.iter().map(|text| expand(text)).collect::<Result<Vec<_>, _>>();
+
+        let mut identities: Vec<Identity> =
+            settings.identities.iter().map(|file| Identity { file: file.clone(), explicit: true }).collect();
+        for text in config.identity_files.iter().filter(|text| !text.eq_ignore_ascii_case("none")) {
+            identities.push(Identity { file: expand(text)?, explicit: true });
+        }
+        if identities.is_empty() && config.identity_files.is_empty() {
+            let defaults = home.into_iter().flat_map(|home| DEFAULT_IDENTITIES.iter().map(move |n| home.join(".ssh").join(n)));
+            identities.extend(defaults.map(|file| Identity { file, explicit: false }));
+        }
+
+        let user_known_hosts = match (&settings.user_known_hosts, config.user_known_hosts) {
+            (Some(files), _) => files.clone(),
+            (None, Some(files)) => expand_all(files)?,
+            (None, None) => home
+                .map(|home| ["known_hosts", "known_hosts2"].map(|name| home.join(".ssh").join(name)).to_vec())
+                .unwrap_or_default(),
+        };
+        let global_known_hosts = match (&settings.global_known_hosts, config.global_known_hosts) {
+            (Some(files), _) => files.clone(),
+            (None, Some(files)) => expand_all(files)?,
+            (None, None) => ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"].map(PathBuf::from).to_vec(),
+        };
+        Ok(Self {
+            name: target.host().to_owned(),
+            port,
+            user,
+            identities,
+            identities_only: config.identities_only.unwrap_or(false),
+            user_known_hosts,
+            global_known_hosts,
+            host_key_policy: settings.host_key_policy.or(config.host_key_policy).unwrap_or_default(),
+            kex_algorithms: config.kex_algorithms,
+            connect_timeout: settings.connect_timeout,
+            login_timeout: settings.login_timeout,
+            agent_socket: settings.agent_socket.clone(),
+            secrets: Arc::clone(&settings.secrets),
+            warnings: config.warnings,
+            address,
+        })
+    }
+}
+
+/// `~`, then tokens. Other users' homes and environment variables are refused rather than misread.
+fn expand_path(
+    text: &str,
+    home: Option<&Path>,
+    token: impl Fn(char) -> Option<String>,
+) -> Result<PathBuf, String> {
+    if text.contains("${") {
+        return Err(format!("environment variables in {text:?} are not supported"));
+    }
+    let expanded = expand_tokens(text, token)?;
+    let Some(rest) = expanded.strip_prefix('~') else { return Ok(expanded.into()) };
+    let home = home.ok_or_else(|| format!("{text:?} needs a home directory, and HOME is not set"))?;
+    match rest.strip_prefix('/') {
+        Some(rest) => Ok(home.join(rest)),
+        None if rest.is_empty() => Ok(home.to_owned()),
+        None => Err(format!("the home of another user in {text:?} is not supported")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(directory: &Path, config: &str) -> SshSettings {
+        std::fs::create_dir_all(directory.join(".ssh")).unwrap();
+        std::fs::write(directory.join("config"), config).unwrap();
+        SshSettings {
+            config: ConfigSource::File(directory.join("config")),
+            home: Some(directory.to_owned()),
+            local_user: Some("me".into()),
+            ..SshSettings::default()
+        }
+    }
+
+    fn resolve(target: &str, config: &str, change: impl FnOnce(&mut SshSettings)) -> Result<SshOptions, Error> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut settings = settings(directory.path(), config);
+        change(&mut settings);
+        SshOptions::resolve(&Target::parse(target).unwrap(), &settings)
+    }
+
+    #[test]
+    fn target_comes_before_settings_before_configuration_before_defaults() {
+        let config = "User conf\nPort 3\n";
+        let both = |s: &mut SshSettings| (s.user, s.port) = (Some("set".into()), Some(2));
+        let who = |o: SshOptions| (o.user, o.port);
+        assert_eq!(who(resolve("u@h:1", config, both).unwrap()), ("u".into(), 1));
+        assert_eq!(who(resolve("h", config, both).unwrap()), ("set".into(), 2));
+        assert_eq!(who(resolve("h", config, |_| ()).unwrap()), ("conf".into(), 3));
+        assert_eq!(who(resolve("h", "", |_| ()).unwrap()), ("me".into(), 22));
+        assert!(resolve("h", "", |s| s.local_user = None).is_err_and(|e| e.to_string().contains("user@host")));
+    }
+
+    #[test]
+    fn key_files_are_expanded_and_replace_the_defaults() {
+        let options = resolve("web1", "HostName %h.lan\nIdentityFile ~/.ssh/%r-%h\nIdentityFile /k%%\n", |s| {
+            s.identities.push("given".into());
+            s.home = Some("/home/me".into());
+        })
+        .unwrap();
+        let files: Vec<_> = options.identities.iter().map(|i| i.file.to_str().unwrap()).collect();
+        assert_eq!(files, ["given", "/home/me/.ssh/me-web1.lan", "/k%"]);
+        assert!(options.identities.iter().all(|i| i.explicit));
+        let defaults = resolve("web1", "", |_| ()).unwrap().identities;
+        assert!(defaults[0].file.ends_with(".ssh/id_ed25519") && !defaults[0].explicit);
+        assert!(resolve("web1", "IdentityFile none\n", |_| ()).unwrap().identities.is_empty());
+    }
+
+    #[test]
+    fn paths_that_cannot_be_expanded_are_refused() {
+        for line in ["IdentityFile ~other/k", "IdentityFile ${X}/k", "IdentityFile %C", "UserKnownHostsFile %k"] {
+            assert!(resolve("h", line, |_| ()).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_named_configuration_file_must_be_there() {
+        let error = resolve("h", "", |s| s.config = ConfigSource::File("/no/such".into())).err().unwrap();
+        assert!(error.to_string().contains("/no/such"), "{error}");
+    }
+}
