@@ -1,0 +1,214 @@
+//! The content of a `file_write`: decoded where it stands in the frame, or taken from INPUT as it comes, never a
+//! second time in memory.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::value::RawValue;
+use sortie_protocol::Encoding;
+
+use super::Context;
+use crate::failure::Failure;
+use crate::sys::fd::Waiting;
+
+/// Bytes decoded at a time; a multiple of 4, as base64 goes.
+const PIECE: usize = 16 * 1024;
+
+pub(super) enum Content<'a> {
+    /// A JSON string, quotes included.
+    Inline(&'a RawValue, Option<Encoding>),
+    Frames,
+}
+
+impl<'a> Content<'a> {
+    pub(super) fn inline(content: Option<&'a RawValue>, encoding: Option<Encoding>) -> Result<Self, Failure> {
+        let empty = serde_json::from_str::<&RawValue>("\"\"").map_err(|e| Failure::params(e.to_string()))?;
+        let content = content.unwrap_or(empty);
+        if !content.get().starts_with('"') {
+            return Err(Failure::params("content: expected a string"));
+        }
+        Ok(Self::Inline(content, encoding))
+    }
+
+    pub(super) fn is_inline(&self) -> bool {
+        matches!(self, Self::Inline(..))
+    }
+
+    /// Hands over all bytes, piece by piece. INPUT can be read once, inline content as often as needed.
+    pub(super) fn for_each(
+        &self,
+        context: &Context,
+        mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        match self {
+            Self::Inline(json, None) => unescape(json.get(), |bytes| {
+                context.job.go_on()?;
+                take(bytes)
+            }),
+            Self::Inline(json, Some(Encoding::Base64)) => {
+                let mut decoder = Base64 { rest: Vec::with_capacity(PIECE) };
+                unescape(json.get(), |bytes| {
+                    context.job.go_on()?;
+                    decoder.push(bytes, &mut take)
+                })?;
+                decoder.finish(&mut take)
+            }
+            Self::Frames => loop {
+                context.job.go_on()?;
+                match context.job.take_input() {
+                    Some(bytes) if bytes.is_empty() => return Ok(()),
+                    Some(bytes) => {
+                        take(&bytes)?;
+                        context.grant_input(bytes.len() as u64);
+                    }
+                    None => {
+                        let mut waiting = Waiting::new();
+                        waiting.readable(context.job.wake.fd());
+                        waiting.wait(None).map_err(|error| Failure::io("poll", &error))?;
+                        context.job.wake.clear();
+                    }
+                }
+            },
+        }
+    }
+}
+
+/// The bytes of a JSON string that a parser has accepted (RFC 8259 §7).
+fn unescape(json: &str, mut take: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut rest = &json[1..json.len() - 1];
+    let mut piece: Vec<u8> = Vec::with_capacity(PIECE);
+    while !rest.is_empty() {
+        let plain = memchr::memchr(b'\\', rest.as_bytes()).unwrap_or(rest.len());
+        let (text, escaped) = rest.split_at(plain);
+        if piece.len() + text.len() > PIECE {
+            take(&piece)?;
+            piece.clear();
+        }
+        if text.len() > PIECE {
+            text.as_bytes().chunks(PIECE).try_for_each(&mut take)?;
+        } else {
+            piece.extend_from_slice(text.as_bytes());
+        }
+        rest = escaped;
+        if !escaped.is_empty() {
+            let (character, after) = unescape_one(escaped)?;
+            piece.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+            rest = after;
+        }
+    }
+    if piece.is_empty() { Ok(()) } else { take(&piece) }
+}
+
+/// The character that `text` begins with, escaped, and what follows it.
+fn unescape_one(text: &str) -> Result<(char, &str), Failure> {
+    let invalid = || Failure::params("content: a \\u escape that is no character");
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 4)?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let simple = match text.as_bytes().get(1) {
+        Some(b'n') => '\n',
+        Some(b't') => '\t',
+        Some(b'r') => '\r',
+        Some(b'b') => '\u{8}',
+        Some(b'f') => '\u{c}',
+        Some(b'u') => {
+            let first = unit(2).ok_or_else(invalid)?;
+            if let Some(character) = char::from_u32(first) {
+                return Ok((character, &text[6..]));
+            }
+            // A surrogate: the other half has to follow.
+            let second = unit(8).filter(|_| text.get(6..8) == Some("\\u")).ok_or_else(invalid)?;
+            let code = 0x10000 + ((first & 0x3ff) << 10) + (second & 0x3ff);
+            let pair = (0xd800..0xdc00).contains(&first) && (0xdc00..0xe000).contains(&second);
+            let character = char::from_u32(code).filter(|_| pair).ok_or_else(invalid)?;
+            return Ok((character, &text[12..]));
+        }
+        Some(other) => char::from(*other),
+        None => return Err(invalid()),
+    };
+    Ok((simple, &text[2..]))
+}
+
+/// Decodes base64 that comes in pieces.
+struct Base64 {
+    /// Text not decoded yet, less than four characters after each push.
+    rest: Vec<u8>,
+}
+
+impl Base64 {
+    fn push(
+        &mut self,
+        text: &[u8],
+        take: &mut impl FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.rest.extend_from_slice(text);
+        // The last four stay: only they may have padding.
+        let whole = self.rest.len().saturating_sub(1) / 4 * 4;
+        let bytes = STANDARD.decode(&self.rest[..whole]).map_err(|_| invalid_base64())?;
+        if self.rest[..whole].contains(&b'=') {
+            return Err(invalid_base64());
+        }
+        self.rest.drain(..whole);
+        take(&bytes)
+    }
+
+    fn finish(self, take: &mut impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
+        take(&STANDARD.decode(&self.rest).map_err(|_| invalid_base64())?)
+    }
+}
+
+fn invalid_base64() -> Failure {
+    Failure::params(format!("content: {}", sortie_protocol::text::InvalidBase64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn unescaped(json: &str) -> Result<Vec<u8>, Failure> {
+        let mut all = Vec::new();
+        unescape(json, |bytes| {
+            all.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_is_refused() {
+        for json in [r#""\ud800""#, r#""\ud800x""#, r#""\udc00\ud800""#, r#""\ud800\u0041""#] {
+            assert!(unescaped(json).is_err(), "{json}");
+        }
+        assert_eq!(unescaped(r#""\ud83d\ude00\/""#).unwrap(), "😀/".as_bytes());
+    }
+
+    proptest! {
+        #[test]
+        fn text_is_decoded_as_the_json_parser_does(text in any::<String>(), long in 0usize..3) {
+            let text = format!("{text}{}", "x\n".repeat(long * PIECE));
+            let json = serde_json::to_string(&text).unwrap();
+            prop_assert_eq!(unescaped(&json).unwrap(), text.as_bytes());
+        }
+
+        #[test]
+        fn base64_in_any_pieces_gives_the_same_bytes(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            sizes in proptest::collection::vec(1usize..9, 1..9),
+        ) {
+            let text = STANDARD.encode(&bytes);
+            let mut decoder = Base64 { rest: Vec::new() };
+            let mut all = Vec::new();
+            let mut take = |piece: &[u8]| { all.extend_from_slice(piece); Ok(()) };
+            let mut rest = text.as_bytes();
+            for size in sizes.iter().cycle() {
+                if rest.is_empty() { break; }
+                let (piece, later) = rest.split_at((*size).min(rest.len()));
+                decoder.push(piece, &mut take).unwrap();
+                rest = later;
+            }
+            decoder.finish(&mut take).unwrap();
+            prop_assert_eq!(all, bytes);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The commands: one file each, one line each in the registry below. Handlers know their job, never the session.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use serde::Serialize;
+use sortie_protocol::message::{Done, Event, Strings};
+use sortie_protocol::{CommandType, RunnerMessage};
+
+use crate::failure::Failure;
+use crate::idempotency::{Outcome, keeps};
+use crate::job::Job;
+use crate::locks::Locks;
+use crate::output::{Output, lock};
+use crate::pool::{Pool, Share};
+
+mod content;
+mod exec;
+mod file_read;
+mod file_write;
+
+macro_rules! handlers {
+    ($($kind:ident => $module:ident;)*) => {
+        /// Every command that works.
+        pub(crate) const SUPPORTED: &[CommandType] = &[$(CommandType::$kind,)*];
+
+        /// Runs the command and answers it; how it ended, for those with an idempotency key.
+        pub(crate) fn run(context: &Context) -> Outcome {
+            match context.job.command.kind {
+                $(CommandType::$kind => context.finish($module::run(context)),)*
+                other => context.finish::<()>(Err(Failure::unsupported(format!("this runner has no {}", other.name())))),
+            }
+        }
+    };
+}
+
+handlers! {
+    Exec => exec;
+    FileWrite => file_write;
+    FileRead => file_read;
+}
+
+/// What a handler has at hand.
+pub(crate) struct Context {
+    pub(crate) job: Arc<Job>,
+    pub(crate) output: Arc<Output>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) locks: Arc<Locks>,
+    pub(crate) started: Instant,
+    /// Memory that the answer takes until it is sent.
+    pub(crate) held: Mutex<Vec<Share>>,
+}
+
+impl Context {
+    /// Sends an EVENT, waiting for the peer as long as the command is not being ended; whether it was sent.
+    pub(crate) fn event(&self, event: &Event) -> bool {
+        self.output.send_bulk("EVENT", event, || self.job.ended().is_none())
+    }
+
+    /// Keeps memory accounted for until the answer is sent.
+    fn hold(&self, shares: impl IntoIterator<Item = Share>) {
+        lock(&self.held).extend(shares);
+    }
+
+    /// The command took INPUT: more may come.
+    pub(crate) fn grant_input(&self, bytes: u64) {
+        self.job.grant_input(bytes);
+        self.output.send(&RunnerMessage::Credit(sortie_protocol::message::Credit {
+            command_id: self.job.command.id.clone(),
+            stream: sortie_protocol::Stream::Stdin,
+            bytes,
+        }));
+    }
+
+    fn finish<R: Serialize>(&self, result: Result<R, Failure>) -> Outcome {
+        if !self.job.take_reply() {
+            return Outcome::Failed;
+        }
+        let command_id = self.job.command.id.clone();
+        let duration = self.started.elapsed().as_secs_f64();
+        match result {
+            Err(failure) => {
+                self.output.send_bulk("ERROR", &failure.frame(&command_id), || true);
+                Outcome::Failed
+            }
+            Ok(result) if self.job.identity.is_none() => {
+                let done = Done { command_id, result, duration, metadata: Strings::new() };
+                self.output.send_bulk("DONE", &done, || true);
+                Outcome::Failed
+            }
+            Ok(result) => match serde_json::value::to_raw_value(&result) {
+                Ok(result) => {
+                    let done = Done { command_id, result, duration, metadata: Strings::new() };
+                    self.output.send_bulk("DONE", &done, || true);
+                    if keeps(done.result.get().len()) {
+                        Outcome::Done(duration, done.result)
+                    } else {
+                        Outcome::TooLarge
+                    }
+                }
+                Err(error) => {
+                    let failure = Failure::new(sortie_protocol::ErrorCode::Internal, error.to_string());
+                    self.output.send_bulk("ERROR", &failure.frame(&command_id), || true);
+                    Outcome::TooLarge
+                }
+            },
+        }
+    }
+}

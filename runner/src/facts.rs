@@ -1,0 +1,151 @@
+//! What READY tells of the host: only what is read in a moment, without starting a program.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use sortie_protocol::Sha256Hex;
+use sortie_protocol::message::HostFacts;
+
+use crate::sys::host;
+
+/// Facts that could not be found out are empty.
+pub(crate) fn host() -> HostFacts {
+    let name = host::name();
+    let release = os_release();
+    let uid = host::uid();
+    HostFacts {
+        hostname: name.host,
+        os_id: release_value(&release, "ID"),
+        os_version: release_value(&release, "VERSION_ID"),
+        kernel: name.kernel,
+        boot_id: first_line("/proc/sys/kernel/random/boot_id"),
+        uid,
+        user: host::user_name(uid).unwrap_or_default(),
+        cpus: std::thread::available_parallelism().map_or(0, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+        memory_bytes: memory(),
+        init: init().to_owned(),
+        package_manager: package_manager().to_owned(),
+        sudo: on_path("sudo"),
+        container: container(),
+    }
+}
+
+/// Go's name for this machine, as the reference reports it.
+pub(crate) fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// SHA-256 of the running executable, from the kernel's own hold on it: its file may be gone.
+pub(crate) fn own_sha256() -> std::io::Result<Sha256Hex> {
+    let mut file = fs::File::open("/proc/self/exe")?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(Sha256Hex::from_bytes(&hash.finalize().into())),
+            count => hash.update(&buffer[..count]),
+        }
+    }
+}
+
+fn first_line(path: &str) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().next().unwrap_or_default().trim().to_owned()
+}
+
+fn os_release() -> String {
+    let read = |path| fs::read_to_string(path).ok();
+    read("/etc/os-release").or_else(|| read("/usr/lib/os-release")).unwrap_or_default()
+}
+
+/// A value of os-release(5), its quotes taken off.
+fn release_value(text: &str, key: &str) -> String {
+    let value = text.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
+    value.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
+}
+
+fn memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kibibytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next());
+    kibibytes.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+fn init() -> &'static str {
+    // sd_booted(3) looks for this very directory.
+    if Path::new("/run/systemd/system").is_dir() {
+        return "systemd";
+    }
+    if Path::new("/run/openrc").is_dir() {
+        return "openrc";
+    }
+    if Path::new("/run/runit").is_dir() || Path::new("/run/runit.stopit").exists() {
+        return "runit";
+    }
+    let first_process = first_line("/proc/1/comm");
+    if first_process == "init" && Path::new("/etc/inittab").exists() { "sysv" } else { "none" }
+}
+
+fn package_manager() -> &'static str {
+    // Each by its own program; busybox's dpkg and rpm applets are no package managers.
+    [
+        ("apt-get", "apt"),
+        ("dnf", "dnf"),
+        ("dnf5", "dnf"),
+        ("yum", "yum"),
+        ("zypper", "zypper"),
+        ("pacman", "pacman"),
+        ("apk", "apk"),
+    ]
+    .into_iter()
+    .find(|(program, _)| on_path(program))
+    .map_or("", |(_, name)| name)
+}
+
+/// Whether a program is in PATH or in the directories where administrators' programs are.
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(Into::into);
+    std::env::split_paths(&path).chain(more).any(|directory| host::is_executable(&directory.join(program)))
+}
+
+fn container() -> String {
+    if Path::new("/run/.containerenv").exists() {
+        return "podman".to_owned();
+    }
+    if Path::new("/.dockerenv").exists() {
+        return "docker".to_owned();
+    }
+    // Written by systemd for what runs in it, and readable by all where it exists.
+    let by_systemd = first_line("/run/systemd/container");
+    if !by_systemd.is_empty() {
+        return by_systemd;
+    }
+    std::env::var("container").unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn os_release_values_lose_their_quotes() {
+        let text = "PRETTY_NAME=\"X\"\nVERSION_ID=\"12\"\nID=debian\nID_LIKE='a b'\n";
+        assert_eq!(release_value(text, "ID"), "debian");
+        assert_eq!(release_value(text, "VERSION_ID"), "12");
+        assert_eq!(release_value(text, "ID_LIKE"), "a b");
+        assert_eq!(release_value(text, "BUILD_ID"), "");
+    }
+
+    #[test]
+    fn the_machine_is_described() {
+        let facts = host();
+        assert!(!facts.hostname.is_empty() && !facts.kernel.is_empty());
+        assert!(facts.cpus >= 1 && facts.memory_bytes > 1024 * 1024);
+    }
+}

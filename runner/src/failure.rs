@@ -1,0 +1,66 @@
+//! Why a command failed, on its way to an ERROR frame.
+
+use std::io;
+
+use nix::errno::Errno;
+use sortie_protocol::ErrorCode;
+use sortie_protocol::message::{ErrorFrame, Strings};
+
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: ErrorCode,
+    pub(crate) message: String,
+    pub(crate) details: Strings,
+    /// Where it differs from what the code says.
+    pub(crate) retryable: Option<bool>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: Strings::new(), retryable: None }
+    }
+
+    pub(crate) fn params(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::InvalidParams, message)
+    }
+
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Unsupported, message)
+    }
+
+    /// A system call failed: `what` says what was tried on what.
+    pub(crate) fn io(what: impl std::fmt::Display, error: &io::Error) -> Self {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+        let code = match errno {
+            Errno::ENOENT => ErrorCode::NotFound,
+            Errno::EACCES | Errno::EPERM => ErrorCode::PermissionDenied,
+            Errno::ENOSPC | Errno::EDQUOT => ErrorCode::NoSpace,
+            Errno::EROFS => ErrorCode::ReadOnly,
+            _ => ErrorCode::ExecFailed,
+        };
+        let reason = if errno == Errno::from_raw(0) { error.to_string() } else { errno.desc().to_owned() };
+        Self::new(code, format!("{what}: {reason}"))
+    }
+
+    pub(crate) fn detail(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.details.insert(key.to_owned(), value.into());
+        self
+    }
+
+    pub(crate) fn not_retryable(mut self) -> Self {
+        self.retryable = Some(false);
+        self
+    }
+
+    pub(crate) fn frame(self, command_id: &str) -> ErrorFrame {
+        let mut frame = ErrorFrame::new(command_id, self.code, self.message);
+        frame.details = self.details;
+        if let Some(retryable) = self.retryable {
+            frame.retryable = retryable;
+            if !retryable {
+                frame.class = Some(sortie_protocol::ErrorClass::Permanent);
+            }
+        }
+        frame
+    }
+}

@@ -1,0 +1,276 @@
+//! One accepted command and all that can be said to it while it is queued or runs.
+//!
+//! The main thread says; the command's own thread listens. A job knows no frames and no other job.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use sortie_protocol::message::CommandMessage;
+use sortie_protocol::{ErrorCode, describe};
+
+use crate::failure::Failure;
+use crate::idempotency::Identity;
+use crate::output::lock;
+use crate::sys::fd::Wake;
+use crate::sys::keeper::Keeper;
+
+/// Bytes of INPUT that a command takes before the first CREDIT.
+pub(crate) const STDIN_WINDOW: u64 = 256 * 1024;
+
+pub(crate) struct Job {
+    /// Order of arrival; unlike the id never used twice.
+    pub(crate) serial: u64,
+    /// The command, its params taken out by whoever runs it.
+    pub(crate) command: CommandMessage,
+    /// Bytes that the command takes in the queue.
+    pub(crate) size: usize,
+    pub(crate) identity: Option<Identity>,
+    /// Whether INPUT was announced.
+    pub(crate) wants_input: bool,
+    /// Wakes the command's thread.
+    pub(crate) wake: Wake,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    ending: Option<Ended>,
+    keeper: Option<Arc<Keeper>>,
+    /// The change takes effect now: too late to end it.
+    committed: bool,
+    replied: bool,
+    input: VecDeque<Vec<u8>>,
+    input_eof: bool,
+    /// Bytes of INPUT that may still come.
+    input_credit: u64,
+    /// Bytes of output that may still be sent; none without a window.
+    output_credit: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) why: Ending,
+    pub(crate) at: Instant,
+    pub(crate) grace: Duration,
+}
+
+/// Why a command is ended before it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Timeout,
+    Cancelled,
+    TtlExpired,
+    LeaseExpired,
+    PeerLost,
+    Signal,
+    ShutdownGrace,
+    /// More INPUT than there was credit for.
+    InputOverrun,
+    /// INPUT that is not valid base64.
+    InputInvalid,
+    /// The session's input ended before the command's own did.
+    InputLost,
+}
+
+impl Ending {
+    pub(crate) fn failure(self, command: &CommandMessage) -> Failure {
+        match self {
+            Self::Timeout => Failure::new(
+                ErrorCode::Timeout,
+                format!("did not end within its timeout of {} s and was ended", command.timeout),
+            ),
+            Self::Cancelled => Failure::new(ErrorCode::Cancelled, "cancelled on request"),
+            Self::TtlExpired => {
+                Failure::new(ErrorCode::TtlExpired, "ended because the runner's time to live is over")
+            }
+            Self::LeaseExpired => Failure::new(
+                ErrorCode::Cancelled,
+                "ended because nothing was heard of the controller for a lease",
+            ),
+            Self::PeerLost => Failure::new(ErrorCode::Cancelled, "ended because the controller is gone"),
+            Self::Signal => Failure::new(ErrorCode::Cancelled, "ended because the runner was told to stop"),
+            Self::ShutdownGrace => {
+                Failure::new(ErrorCode::Cancelled, "ended because the grace of SHUTDOWN is over")
+            }
+            Self::InputOverrun => Failure::new(
+                ErrorCode::Busy,
+                "more INPUT came than CREDIT allowed; send no more than limits.stdin_window before the first CREDIT",
+            ),
+            Self::InputInvalid => {
+                Failure::new(ErrorCode::InvalidCmd, "INPUT marked as base64 is not valid base64")
+            }
+            Self::InputLost => Failure::new(
+                ErrorCode::Cancelled,
+                "the session's input ended before an INPUT with eof; nothing half-received is used",
+            ),
+        }
+    }
+}
+
+/// The part of any params that says whether INPUT is announced.
+#[derive(Default, Deserialize)]
+struct Announcement {
+    #[serde(default)]
+    stdin_from: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    content_from: Option<serde::de::IgnoredAny>,
+}
+
+impl Job {
+    pub(crate) fn new(
+        serial: u64,
+        command: CommandMessage,
+        identity: Option<Identity>,
+    ) -> std::io::Result<Self> {
+        let announcement: Announcement = serde_json::from_str(command.params.get()).unwrap_or_default();
+        let state = State { input_credit: STDIN_WINDOW, output_credit: command.window, ..State::default() };
+        Ok(Self {
+            serial,
+            size: command.params.get().len(),
+            wants_input: announcement.stdin_from.is_some() || announcement.content_from.is_some(),
+            command,
+            identity,
+            wake: Wake::new()?,
+            state: Mutex::new(state),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// The parameters as the command's type.
+    pub(crate) fn params<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
+        let text = self.command.params.get();
+        // The reference takes null for zero values.
+        let text = if text == "null" { "{}" } else { text };
+        serde_json::from_str(text).map_err(|error| Failure::params(describe(text, &error)))
+    }
+
+    /// Ends the command, its processes first. The first reason stands; a later grace can only be shorter.
+    pub(crate) fn end(&self, why: Ending, grace: Duration) {
+        let mut state = self.lock();
+        let sooner = state.ending.is_none_or(|ended| grace < ended.grace);
+        if sooner {
+            let at = Instant::now();
+            let why = state.ending.map_or(why, |ended| ended.why);
+            state.ending = Some(Ended { why, at, grace });
+            if let Some(keeper) = &state.keeper {
+                keeper.end(grace);
+            }
+        }
+        drop(state);
+        self.wake.wake();
+    }
+
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        self.lock().ending
+    }
+
+    /// Fails when the command is being ended: for handlers, between two steps.
+    pub(crate) fn go_on(&self) -> Result<(), Failure> {
+        match self.ended() {
+            Some(ended) => Err(ended.why.failure(&self.command)),
+            None => Ok(()),
+        }
+    }
+
+    /// Passes the point of no return, unless the command is being ended.
+    pub(crate) fn commit(&self) -> Result<(), Failure> {
+        let mut state = self.lock();
+        if let Some(ended) = state.ending {
+            return Err(ended.why.failure(&self.command));
+        }
+        state.committed = true;
+        Ok(())
+    }
+
+    pub(crate) fn is_committed(&self) -> bool {
+        self.lock().committed
+    }
+
+    /// Makes the keeper known, so that [`Self::end`] reaches it.
+    pub(crate) fn set_keeper(&self, keeper: Option<&Arc<Keeper>>) {
+        let mut state = self.lock();
+        state.keeper = keeper.cloned();
+        if let (Some(keeper), Some(ended)) = (keeper, state.ending) {
+            keeper.end(ended.grace);
+        }
+    }
+
+    pub(crate) fn has_keeper(&self) -> bool {
+        self.lock().keeper.is_some()
+    }
+
+    /// Whether the caller is the one to answer: true once.
+    pub(crate) fn take_reply(&self) -> bool {
+        !std::mem::replace(&mut self.lock().replied, true)
+    }
+
+    /// INPUT from the main thread.
+    pub(crate) fn add_input(&self, bytes: Vec<u8>, eof: bool) {
+        let mut state = self.lock();
+        let length = bytes.len() as u64;
+        let overrun = length > state.input_credit;
+        if !overrun && !state.input_eof {
+            state.input_credit -= length;
+            if !bytes.is_empty() {
+                state.input.push_back(bytes);
+            }
+            state.input_eof = eof;
+        }
+        drop(state);
+        if overrun {
+            self.end(Ending::InputOverrun, crate::sys::keeper::DEFAULT_GRACE);
+        }
+        self.wake.wake();
+    }
+
+    /// The session's input ended.
+    pub(crate) fn input_ended(&self) {
+        if self.wants_input && !self.lock().input_eof {
+            self.end(Ending::InputLost, crate::sys::keeper::DEFAULT_GRACE);
+        }
+    }
+
+    /// The next piece of INPUT; an empty one once all has come; none when more has to be waited for.
+    pub(crate) fn take_input(&self) -> Option<Vec<u8>> {
+        let mut state = self.lock();
+        match state.input.pop_front() {
+            Some(bytes) => Some(bytes),
+            None => state.input_eof.then(Vec::new),
+        }
+    }
+
+    /// Bytes of INPUT that wait here.
+    pub(crate) fn input_bytes(&self) -> usize {
+        self.lock().input.iter().map(Vec::len).sum()
+    }
+
+    /// The command used so many bytes of INPUT; CREDIT for them goes out.
+    pub(crate) fn grant_input(&self, bytes: u64) {
+        let mut state = self.lock();
+        state.input_credit = state.input_credit.saturating_add(bytes);
+    }
+
+    /// CREDIT from the main thread.
+    pub(crate) fn add_output_credit(&self, bytes: u64) {
+        if let Some(credit) = &mut self.lock().output_credit {
+            *credit = credit.saturating_add(bytes);
+        }
+        self.wake.wake();
+    }
+
+    /// Bytes of output that may be sent now.
+    pub(crate) fn output_credit(&self) -> u64 {
+        self.lock().output_credit.unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn use_output_credit(&self, bytes: u64) {
+        if let Some(credit) = &mut self.lock().output_credit {
+            *credit = credit.saturating_sub(bytes);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Who may change what: two commands never change the same file at the same time.
+//!
+//! Within the session by a table; between sessions by flock(2) on the directory, which leaves no file behind. Knows
+//! names and directories, not what is done to them.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sortie_protocol::ErrorCode;
+
+use crate::failure::Failure;
+use crate::job::{Ending, Job};
+use crate::output::lock;
+use crate::sys::fd::Waiting;
+use crate::sys::file;
+
+/// Time between two looks at a lock that somebody else has.
+const FIRST_WAIT: Duration = Duration::from_millis(2);
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// Device and inode.
+type Directory = (u64, u64);
+
+#[derive(Default)]
+pub(crate) struct Locks(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    /// Locked directories, and how many commands of this session use the lock.
+    directories: HashMap<Directory, (Option<Arc<File>>, usize)>,
+    names: HashSet<(Directory, OsString)>,
+}
+
+/// The right to change one name in one directory, until it is dropped.
+pub(crate) struct Held {
+    locks: Arc<Locks>,
+    directory: Directory,
+    name: OsString,
+}
+
+impl Locks {
+    /// Waits for the right to change `name` in `directory`, as long as the command lives.
+    ///
+    /// # Errors
+    /// `LOCKED` with the holder when the command's time is over, or why the command was ended.
+    pub(crate) fn acquire(
+        self: &Arc<Self>,
+        job: &Job,
+        directory: &Path,
+        name: &OsStr,
+    ) -> Result<Held, Failure> {
+        let opened = File::open(directory);
+        let metadata = std::fs::metadata(directory)
+            .map_err(|error| Failure::io(format!("cannot look at the directory {directory:?}"), &error))?;
+        let key = (metadata.dev(), metadata.ino());
+        let mut wait = FIRST_WAIT;
+        loop {
+            if let Some(held) = self.try_acquire(key, name, opened.as_ref().ok()) {
+                return Ok(held);
+            }
+            let mut waiting = Waiting::new();
+            let wake = waiting.readable(job.wake.fd());
+            waiting.wait(Some(wait)).map_err(|error| Failure::io("poll", &error))?;
+            if waiting.came(wake) {
+                job.wake.clear();
+            }
+            if let Some(ended) = job.ended() {
+                if ended.why == Ending::Timeout {
+                    return Err(locked(directory, key));
+                }
+                return Err(ended.why.failure(&job.command));
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    fn try_acquire(self: &Arc<Self>, key: Directory, name: &OsStr, directory: Option<&File>) -> Option<Held> {
+        let mut table = lock(&self.0);
+        if table.names.contains(&(key, name.to_owned())) {
+            return None;
+        }
+        if let Some((_, users)) = table.directories.get_mut(&key) {
+            *users += 1;
+        } else {
+            // A directory that cannot be opened for reading, or a file system without locks, is not locked.
+            let file = directory.and_then(|d| d.try_clone().ok()).map(Arc::new);
+            if let Some(file) = &file
+                && matches!(file::try_lock(file), Ok(false))
+            {
+                return None;
+            }
+            table.directories.insert(key, (file, 1));
+        }
+        table.names.insert((key, name.to_owned()));
+        Some(Held { locks: Arc::clone(self), directory: key, name: name.to_owned() })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut table = lock(&self.locks.0);
+        table.names.remove(&(self.directory, std::mem::take(&mut self.name)));
+        if let Some((file, users)) = table.directories.get_mut(&self.directory) {
+            *users -= 1;
+            if *users == 0 {
+                if let Some(file) = file {
+                    // The lock belongs to the open file, which a command that still waits may share.
+                    let _ = file.unlock();
+                }
+                table.directories.remove(&self.directory);
+            }
+        }
+    }
+}
+
+fn locked(directory: &Path, key: Directory) -> Failure {
+    let holder = std::fs::read_to_string("/proc/locks").ok().and_then(|locks| holder(&locks, key.1));
+    let by = match holder {
+        Some(pid) => {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            format!("process {pid} ({})", name.trim())
+        }
+        None => "another command of this session, or a process that cannot be seen".to_owned(),
+    };
+    Failure::new(
+        ErrorCode::Locked,
+        format!("the lock on {directory:?} was not had within the timeout; {by} holds it"),
+    )
+    .detail("holder", by)
+}
+
+/// The process that holds a flock on this inode, by proc_locks(5).
+fn holder(locks: &str, inode: u64) -> Option<u32> {
+    locks.lines().find_map(|line| {
+        // 1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF
+        let mut fields = line.split_whitespace().skip(1).filter(|field| *field != "->");
+        if fields.next()? != "FLOCK" {
+            return None;
+        }
+        let pid = fields.nth(2)?.parse().ok()?;
+        let found: u64 = fields.next()?.rsplit(':').next()?.parse().ok()?;
+        (found == inode).then_some(pid)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_is_read_from_proc_locks() {
+        let locks = "1: POSIX  ADVISORY  WRITE 7 fe:00:5678 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 99 fe:00:5678 0 EOF\n";
+        assert_eq!(holder(locks, 5678), Some(1234));
+        assert_eq!(holder(locks, 1), None);
+    }
+}

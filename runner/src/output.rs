@@ -1,0 +1,233 @@
+//! The way out: every frame of the session goes through one thread that owns the descriptor of the frames.
+//!
+//! Knows bytes and frames, never commands. Nothing that is sent here can interleave inside a line, and what a peer does
+//! not read is bounded: big senders wait, small ones ([`Output::send`]) are limited by their callers.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::SystemTime;
+
+use serde::Serialize;
+use sortie_protocol::RunnerMessage;
+use sortie_protocol::message::write_frame;
+use sortie_protocol::time::Timestamp;
+
+use crate::sys::fd::{self, Wake};
+
+/// Bytes handed to one write(2) where a frame is longer than that.
+const CHUNK: usize = 128 * 1024;
+
+/// Bytes of events and results that wait for the peer before their senders do.
+const MOST_WAITING: usize = 512 * 1024;
+
+pub(crate) struct Output {
+    state: Mutex<State>,
+    /// Something to write.
+    work: Condvar,
+    /// Something was written.
+    room: Condvar,
+    /// Held while a frame is handed over in chunks.
+    frame: Mutex<()>,
+    main: Arc<Wake>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whole small frames; written first, at the next frame boundary.
+    control: VecDeque<Vec<u8>>,
+    control_bytes: usize,
+    /// Chunks, and whether each is the last of its frame.
+    bulk: VecDeque<(Vec<u8>, bool)>,
+    bulk_bytes: usize,
+    writing: bool,
+    broken: bool,
+}
+
+impl Output {
+    /// Starts the thread that writes to `fd`. `main` is woken when the peer is gone and when all is written.
+    pub(crate) fn start(fd: OwnedFd, main: Arc<Wake>) -> io::Result<Arc<Self>> {
+        let output = Arc::new(Self {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            frame: Mutex::new(()),
+            main,
+        });
+        let writer = Arc::clone(&output);
+        std::thread::Builder::new()
+            .name("output".into())
+            .stack_size(64 * 1024)
+            .spawn(move || writer.write(&fd))?;
+        Ok(output)
+    }
+
+    /// Sends a small frame without ever waiting.
+    pub(crate) fn send(&self, message: &RunnerMessage) {
+        let line = message.to_line(now());
+        let mut state = self.lock();
+        state.control_bytes += line.len();
+        state.control.push_back(line);
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// Sends a frame, waiting for room as long as `go_on` says so; whether it was sent. Once begun, a frame is sent
+    /// whole whatever `go_on` says.
+    pub(crate) fn send_bulk(&self, kind: &str, data: &impl Serialize, go_on: impl Fn() -> bool) -> bool {
+        let _frame = lock(&self.frame);
+        if !self.wait_for_room(&go_on) {
+            return false;
+        }
+        let mut chunks = Chunks { output: self, chunk: Vec::new() };
+        // Serialising our own types cannot fail, and Chunks takes everything.
+        let _ = write_frame(kind, now(), data, &mut chunks);
+        let chunk = std::mem::take(&mut chunks.chunk);
+        self.push(chunk, true);
+        true
+    }
+
+    /// Sends the last frame behind everything else.
+    pub(crate) fn send_last(&self, message: &RunnerMessage) {
+        self.push(message.to_line(now()), true);
+    }
+
+    /// Bytes of small frames that the peer has not read.
+    pub(crate) fn control_bytes(&self) -> usize {
+        self.lock().control_bytes
+    }
+
+    /// Everything is written, or never will be.
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.broken || (!state.writing && state.bulk.is_empty() && state.control.is_empty())
+    }
+
+    /// The peer does not read any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.lock().broken
+    }
+
+    /// Lets everybody who waits for room look at `go_on` again.
+    pub(crate) fn look_again(&self) {
+        drop(self.lock());
+        self.room.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn wait_for_room(&self, go_on: &impl Fn() -> bool) -> bool {
+        let mut state = self.lock();
+        while state.bulk_bytes >= MOST_WAITING && !state.broken {
+            if !go_on() {
+                return false;
+            }
+            state = self.room.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        !state.broken && go_on()
+    }
+
+    fn push(&self, chunk: Vec<u8>, last: bool) {
+        let mut state = self.lock();
+        state.bulk_bytes += chunk.len();
+        state.bulk.push_back((chunk, last));
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// The life of the writing thread.
+    fn write(&self, fd: &OwnedFd) {
+        let mut inside_frame = false;
+        loop {
+            let mut state = self.lock();
+            state.writing = false;
+            let bytes = loop {
+                if !inside_frame && let Some(line) = state.control.pop_front() {
+                    state.control_bytes -= line.len();
+                    break line;
+                }
+                if let Some((chunk, last)) = state.bulk.pop_front() {
+                    state.bulk_bytes -= chunk.len();
+                    inside_frame = !last;
+                    break chunk;
+                }
+                self.main.wake();
+                state = self.work.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            };
+            state.writing = true;
+            drop(state);
+            self.room.notify_all();
+            if write_all(fd, &bytes).is_err() {
+                let mut state = self.lock();
+                *state = State { broken: true, ..State::default() };
+                drop(state);
+                self.room.notify_all();
+                self.main.wake();
+                self.discard();
+            }
+        }
+    }
+
+    /// Nobody reads: takes what still comes, for ever.
+    fn discard(&self) -> ! {
+        let mut state = self.lock();
+        loop {
+            *state = State { broken: true, ..State::default() };
+            state = self.work.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+}
+
+/// Cuts a frame into chunks on its way into the queue.
+struct Chunks<'a> {
+    output: &'a Output,
+    chunk: Vec<u8>,
+}
+
+impl Write for Chunks<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.chunk.is_empty() && self.chunk.len() + bytes.len() > CHUNK {
+            let full = std::mem::take(&mut self.chunk);
+            self.output.push(full, false);
+            // The frame has begun, so it is finished: only a lost peer ends the wait.
+            self.output.wait_for_room(&|| true);
+        }
+        self.chunk.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match fd::write(fd, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            // The other end may have made the open file non-blocking (OpenSSH does so with sockets).
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                use std::os::fd::AsFd as _;
+                let mut waiting = fd::Waiting::new();
+                waiting.writable(fd.as_fd());
+                waiting.wait(None)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The present, for the envelope.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix(i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
+}
+
+/// A lock whose holder cannot have left anything half done: a panic ends the whole process.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,420 @@
+//! The one way to run a program: a keeper, three streams, and a loop that pumps until the program and its output are
+//! at an end, or the command is ended.
+//!
+//! Knows a job and byte streams; what is done with the bytes is the [`Consumer`]'s business.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use sortie_protocol::{ErrorCode, Stream};
+
+use crate::failure::Failure;
+use crate::job::Job;
+use crate::sys::fd::{self, Waiting};
+use crate::sys::keeper::{DEFAULT_GRACE, Keeper, Leader, Report, StartStep, Stdio, kill_session};
+
+/// How long output is waited for after the program exited, while a descendant holds it open.
+const LEAK_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Bytes read at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// What a pipe is asked to hold, so that the program and this loop take turns less often.
+const PIPE_BYTES: i32 = 256 * 1024;
+
+/// Takes the output of a program.
+pub(crate) trait Consumer {
+    /// Bytes of this stream that are welcome now; 0 holds the program by its pipe.
+    fn room(&mut self, stream: Stream) -> usize;
+    /// Output, never more than there was room for.
+    fn take(&mut self, stream: Stream, bytes: &[u8]);
+    /// When to call [`Self::quiet`] if no output comes before.
+    fn patience(&self) -> Option<Instant>;
+    /// No output came for that long.
+    fn quiet(&mut self);
+    /// The program took so many bytes of INPUT.
+    fn input_used(&mut self, bytes: u64);
+}
+
+/// Where standard input comes from.
+pub(crate) enum Input {
+    Null,
+    Inline(Vec<u8>),
+    /// INPUT frames of the job.
+    Frames,
+}
+
+/// How a program ended.
+pub(crate) struct Ended {
+    /// 0 to 255, or 128 + n when signal n ended it.
+    pub(crate) exit_code: i32,
+    pub(crate) signal: Option<String>,
+    /// From start to exit of the program itself.
+    pub(crate) duration: Duration,
+    pub(crate) stdout_open: bool,
+    pub(crate) left_running: u32,
+}
+
+/// Runs a program to its end. `kill_leftovers` ends what it started instead of letting it live on.
+///
+/// # Errors
+/// The program could not be started, or the job was ended; what `consumer` took until then stands.
+pub(crate) fn run(
+    job: &Job,
+    leader: &Leader,
+    input: Input,
+    kill_leftovers: bool,
+    consumer: &mut impl Consumer,
+) -> Result<Ended, Failure> {
+    job.go_on()?;
+    let setup = |error: io::Error| Failure::io("cannot make the pipes of the command", &error);
+    let (stdin, inline, frames) = match input {
+        Input::Null => (None, Vec::new(), false),
+        Input::Inline(bytes) => (Some(fd::pipe().map_err(setup)?), bytes, false),
+        Input::Frames => (Some(fd::pipe().map_err(setup)?), Vec::new(), true),
+    };
+    let (stdout, stdout_write) = fd::pipe().map_err(setup)?;
+    let (stderr, stderr_write) = fd::pipe().map_err(setup)?;
+    fd::widen_pipe(&stdout, PIPE_BYTES);
+    for read_end in [&stdout, &stderr] {
+        fd::set_nonblocking(read_end).map_err(setup)?;
+    }
+    let (stdin_read, stdin_write) = match stdin {
+        None => (fd::null_device().map_err(setup)?, None),
+        Some((read, write)) => {
+            fd::set_nonblocking(&write).map_err(setup)?;
+            (read, Some(write))
+        }
+    };
+    let stdio = Stdio { stdin: stdin_read, stdout: stdout_write, stderr: stderr_write };
+    let started = Instant::now();
+    let keeper = Keeper::start(leader, stdio).map_err(|error| Failure::io("cannot fork", &error))?;
+    let keeper = Arc::new(keeper);
+    job.set_keeper(Some(&keeper));
+    let mut pump = Pump {
+        job,
+        keeper: &keeper,
+        consumer,
+        stdin: stdin_write,
+        inline,
+        inline_written: 0,
+        frames,
+        outputs: [(Stream::Stdout, Some(stdout)), (Stream::Stderr, Some(stderr))],
+        buffer: vec![0; CHUNK],
+        exit: None,
+        drain: None,
+        released: false,
+        left_running: 0,
+        keeper_gone: false,
+        kill_leftovers,
+        leader: None,
+        ended: false,
+    };
+    let result = pump.run(leader);
+    let (exit, stdout_open, left_running) =
+        (pump.exit, pump.outputs.iter().any(|o| o.1.is_some()), pump.left_running);
+    job.set_keeper(None);
+    if let Some(keeper) = Arc::into_inner(keeper) {
+        keeper.reap();
+    }
+    result?;
+    job.go_on()?;
+    let Some((status, at)) = exit else {
+        return Err(Failure::new(
+            ErrorCode::Internal,
+            "the keeper of the command was killed; its processes were ended",
+        ));
+    };
+    let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
+    Ok(Ended {
+        exit_code: signal.map_or_else(|| libc::WEXITSTATUS(status), |number| 128 + number),
+        signal: signal.map(signal_name),
+        duration: at - started,
+        stdout_open,
+        left_running,
+    })
+}
+
+/// The name of a signal as signal(7) has it; real-time ones have only a number.
+fn signal_name(number: i32) -> String {
+    nix::sys::signal::Signal::try_from(number)
+        .map_or_else(|_| format!("SIG{number}"), |s| s.as_str().to_owned())
+}
+
+struct Pump<'a, C> {
+    job: &'a Job,
+    keeper: &'a Keeper,
+    consumer: &'a mut C,
+    stdin: Option<OwnedFd>,
+    /// Bytes for standard input, and how many of them are written.
+    inline: Vec<u8>,
+    inline_written: usize,
+    /// More of them come by INPUT frames.
+    frames: bool,
+    outputs: [(Stream, Option<OwnedFd>); 2],
+    buffer: Vec<u8>,
+    /// Status of the program, and when it exited.
+    exit: Option<(i32, Instant)>,
+    drain: Option<Drain>,
+    /// The keeper was told to release or end what is left.
+    released: bool,
+    left_running: u32,
+    keeper_gone: bool,
+    kill_leftovers: bool,
+    leader: Option<i32>,
+    /// The keeper ended the tree.
+    ended: bool,
+}
+
+/// What is still read after the program exited.
+struct Drain {
+    /// Bytes of each output that were there already: these are read however long it takes.
+    owed: [u64; 2],
+    /// When to give up on what is not there yet.
+    until: Instant,
+}
+
+impl<C: Consumer> Pump<'_, C> {
+    fn run(&mut self, leader: &Leader) -> Result<(), Failure> {
+        loop {
+            self.refill_stdin();
+            if self.is_over() {
+                return Ok(());
+            }
+            let came = self.wait()?;
+            if came.wake {
+                self.job.wake.clear();
+            }
+            if came.keeper {
+                self.hear_keeper(leader)?;
+            }
+            for (at, ready) in came.outputs.into_iter().enumerate() {
+                if ready {
+                    self.read_output(at);
+                }
+            }
+            if came.stdin {
+                self.write_stdin();
+            }
+            if self.consumer.patience().is_some_and(|at| at <= Instant::now()) {
+                self.consumer.quiet();
+            }
+        }
+    }
+
+    /// Whether there is nothing more to wait for; sets the end in motion once only leftovers are left.
+    fn is_over(&mut self) -> bool {
+        if self.keeper_gone {
+            // A killed tree, or one that is gone: what is in the pipes is all there will be, bar a descendant that
+            // got away or was released.
+            for at in 0..2 {
+                while self.outputs[at].1.is_some() && self.room(at) > 0 && self.read_output(at) {}
+            }
+            let stuck = self.job.ended().is_none() && self.owes_output();
+            return !stuck && self.drained();
+        }
+        if self.exit.is_some() && !self.released && self.job.ended().is_none() && self.drained() {
+            self.released = true;
+            if self.kill_leftovers {
+                self.keeper.end(DEFAULT_GRACE);
+            } else {
+                self.keeper.release();
+            }
+        }
+        false
+    }
+
+    /// Whether output that was there when the program exited is still unread.
+    fn owes_output(&self) -> bool {
+        let owed = self.drain.as_ref().map_or([0; 2], |drain| drain.owed);
+        owed.iter().zip(&self.outputs).any(|(owed, (_, fd))| *owed > 0 && fd.is_some())
+    }
+
+    /// Whether the output of an exited program is read as far as it will be.
+    fn drained(&self) -> bool {
+        if self.outputs.iter().all(|(_, fd)| fd.is_none()) || self.job.ended().is_some() {
+            return true;
+        }
+        match &self.drain {
+            Some(drain) => !self.owes_output() && Instant::now() >= drain.until,
+            // The keeper is gone without a word of the program: nothing to wait for.
+            None => self.keeper_gone,
+        }
+    }
+
+    fn room(&mut self, at: usize) -> usize {
+        // What an ended command still says is read and kept as far as it is captured, whatever the windows say.
+        if self.job.ended().is_some() { CHUNK } else { self.consumer.room(self.outputs[at].0) }
+    }
+
+    fn wait(&mut self) -> Result<Came, Failure> {
+        let rooms = [self.room(0), self.room(1)];
+        let mut waiting = Waiting::new();
+        let wake = waiting.readable(self.job.wake.fd());
+        let keeper = (!self.keeper_gone).then(|| waiting.readable(self.keeper.fd()));
+        let mut outputs = [None, None];
+        for at in 0..2 {
+            if let Some(fd) = &self.outputs[at].1
+                && rooms[at] > 0
+            {
+                outputs[at] = Some(waiting.readable(fd.as_fd()));
+            }
+        }
+        let pending = self.inline_written < self.inline.len();
+        let stdin = self
+            .stdin
+            .as_ref()
+            .map(|fd| if pending { waiting.writable(fd.as_fd()) } else { waiting.hangup(fd.as_fd()) });
+        let deadlines =
+            [self.consumer.patience(), self.drain.as_ref().filter(|_| !self.owes_output()).map(|d| d.until)];
+        // Past the drain's end only the keeper is waited for.
+        let now = Instant::now();
+        let next = deadlines.into_iter().flatten().filter(|at| *at > now || !self.released).min();
+        let timeout = next.map(|at| at.saturating_duration_since(now));
+        waiting.wait(timeout).map_err(|error| Failure::io("poll", &error))?;
+        let came = |slot: Option<fd::Slot>| slot.is_some_and(|slot| waiting.came(slot));
+        Ok(Came {
+            wake: waiting.came(wake),
+            keeper: came(keeper),
+            outputs: outputs.map(came),
+            stdin: came(stdin),
+        })
+    }
+
+    fn hear_keeper(&mut self, leader: &Leader) -> Result<(), Failure> {
+        match self.keeper.report() {
+            Some(Report::Started { leader }) => {
+                self.leader = Some(leader);
+                Ok(())
+            }
+            Some(Report::StartFailed { step, errno }) => Err(start_failure(leader, step, errno)),
+            Some(Report::Exited { status, .. }) => {
+                let now = Instant::now();
+                self.exit = Some((status, now));
+                let readable = |fd: &Option<OwnedFd>| fd.as_ref().map_or(0, fd::readable_bytes);
+                let owed = [readable(&self.outputs[0].1), readable(&self.outputs[1].1)];
+                self.drain = Some(Drain { owed, until: now + LEAK_TIMEOUT });
+                // Nobody is left to read it for certain.
+                self.stdin = None;
+                Ok(())
+            }
+            Some(Report::Ended { left }) => {
+                self.ended = true;
+                self.left_running = left;
+                Ok(())
+            }
+            Some(Report::Released { count }) => {
+                self.left_running = count;
+                Ok(())
+            }
+            None => {
+                self.keeper_gone = true;
+                if let (Some(leader), None, false) = (self.leader, self.exit, self.ended) {
+                    kill_session(leader);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads once; whether anything came.
+    fn read_output(&mut self, at: usize) -> bool {
+        let room = self.room(at).min(CHUNK);
+        let (stream, slot) = &mut self.outputs[at];
+        let Some(fd) = slot else { return false };
+        match fd::read(&*fd, &mut self.buffer[..room]) {
+            Ok(0) => {
+                *slot = None;
+                false
+            }
+            Ok(count) => {
+                if let Some(drain) = &mut self.drain {
+                    drain.owed[at] = drain.owed[at].saturating_sub(count as u64);
+                }
+                self.consumer.take(*stream, &self.buffer[..count]);
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(_) => {
+                *slot = None;
+                false
+            }
+        }
+    }
+
+    /// Takes the next INPUT when the last is written, and closes standard input after the very last.
+    fn refill_stdin(&mut self) {
+        while self.inline_written == self.inline.len() {
+            let next = if self.frames { self.job.take_input() } else { Some(Vec::new()) };
+            match next {
+                None => return,
+                Some(bytes) if bytes.is_empty() => {
+                    self.stdin = None;
+                    self.frames = false;
+                    return;
+                }
+                // The program closed its standard input: what still comes is used up unread.
+                Some(bytes) if self.stdin.is_none() => self.consumer.input_used(bytes.len() as u64),
+                Some(bytes) => {
+                    self.inline = bytes;
+                    self.inline_written = 0;
+                }
+            }
+        }
+    }
+
+    fn write_stdin(&mut self) {
+        let Some(fd) = &self.stdin else { return };
+        let rest = &self.inline[self.inline_written..];
+        let written = if rest.is_empty() { Err(Errno::EPIPE.into()) } else { fd::write(fd, rest) };
+        match written {
+            Ok(count) => {
+                self.inline_written += count;
+                if self.frames {
+                    self.consumer.input_used(count as u64);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The program does not read any more; that is its right.
+            Err(_) => {
+                if self.frames {
+                    self.consumer.input_used((self.inline.len() - self.inline_written) as u64);
+                }
+                self.inline_written = self.inline.len();
+                self.stdin = None;
+            }
+        }
+    }
+}
+
+struct Came {
+    wake: bool,
+    keeper: bool,
+    outputs: [bool; 2],
+    stdin: bool,
+}
+
+fn start_failure(leader: &Leader, step: StartStep, errno: Errno) -> Failure {
+    let program = leader.argv.first().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let error = io::Error::from(errno);
+    match step {
+        StartStep::Fork => Failure::io("cannot fork", &error),
+        StartStep::WorkDir => {
+            let directory =
+                leader.work_dir.as_ref().map_or_else(String::new, |d| d.to_string_lossy().into_owned());
+            Failure::io(format!("cannot enter work_dir {directory:?}"), &error)
+        }
+        StartStep::Limits => Failure::io(format!("cannot set the limits of {program:?}"), &error),
+        StartStep::Exec if errno == Errno::ENOEXEC => Failure::new(
+            ErrorCode::ExecFailed,
+            format!("cannot start {program:?}: not a program of this machine, and no script with a #! line"),
+        ),
+        StartStep::Exec if errno == Errno::ENOENT && leader.candidates.len() > 1 => {
+            Failure::new(ErrorCode::NotFound, format!("cannot start {program:?}: not found in PATH"))
+        }
+        StartStep::Exec => Failure::io(format!("cannot start {program:?}"), &error),
+    }
+}

@@ -1,0 +1,150 @@
+//! The one way to replace a file: written beside it under another name, made durable, renamed over it.
+//!
+//! A crash at any moment leaves the old file or the new one. Knows nothing of where the content comes from.
+
+use std::fs::{self, File, Metadata, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::failure::Failure;
+use crate::sys::{file, host};
+
+/// How the names of files that are being written begin; nothing else does.
+const TEMPORARY: &str = ".sortie-tmp-";
+
+/// Owner, group and mode that a file is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// 0 to 0o7777.
+    pub(crate) mode: u32,
+}
+
+impl Attributes {
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        Self { uid: metadata.uid(), gid: metadata.gid(), mode: metadata.mode() & 0o7777 }
+    }
+
+    /// Gives them to an open file, touching only what differs.
+    pub(crate) fn apply(self, file: &File) -> io::Result<()> {
+        let present = Self::of(&file.metadata()?);
+        if (present.uid, present.gid) != (self.uid, self.gid) {
+            let changed = |new: u32, old: u32| (new != old).then_some(new);
+            std::os::unix::fs::fchown(file, changed(self.uid, present.uid), changed(self.gid, present.gid))?;
+        }
+        // After the owner: chown(2) takes the set-id bits away.
+        if Self::of(&file.metadata()?).mode != self.mode {
+            file.set_permissions(Permissions::from_mode(self.mode))?;
+        }
+        Ok(())
+    }
+}
+
+/// A new content on its way to its place. Dropped before [`Replacement::commit`], it leaves nothing.
+#[derive(Debug)]
+pub(crate) struct Replacement {
+    file: File,
+    temporary: PathBuf,
+    target: PathBuf,
+    committed: bool,
+}
+
+impl Replacement {
+    /// An empty file beside `target`, for nobody but this user.
+    pub(crate) fn begin(target: &Path) -> Result<Self, Failure> {
+        let random = host::random_id().map_err(|error| Failure::io("no random number", &error))?;
+        let temporary = target.with_file_name(format!("{TEMPORARY}{random}"));
+        let file = create_new(&temporary).map_err(|error| {
+            Failure::io(format!("cannot make a file in the directory of {target:?}"), &error)
+        })?;
+        Ok(Self { file, temporary, target: target.to_owned(), committed: false })
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.file
+            .write_all(bytes)
+            .map_err(|error| Failure::io(format!("cannot write {:?}", self.target), &error))
+    }
+
+    /// Owner, mode, and what the old file had besides; then everything to the disk.
+    pub(crate) fn finish(&mut self, attributes: Attributes, old: Option<&File>) -> Result<(), Failure> {
+        let failed =
+            |what: &str, error: &io::Error| Failure::io(format!("cannot {what} {:?}", self.target), error);
+        // Twice: attributes such as ACLs change the mode, and only the owner may set them.
+        attributes.apply(&self.file).map_err(|error| failed("set owner, group and mode of", &error))?;
+        if let Some(old) = old {
+            file::copy_attributes(old, &self.file)
+                .map_err(|error| failed("keep the ACL and attributes of", &error))?;
+            attributes.apply(&self.file).map_err(|error| failed("set owner, group and mode of", &error))?;
+        }
+        self.file.sync_all().map_err(|error| failed("write to disk", &error))
+    }
+
+    /// Where the new content is, for a program that checks it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Takes effect: from here on the new file is there, and durably so once this returned.
+    pub(crate) fn commit(mut self) -> Result<(), Failure> {
+        fs::rename(&self.temporary, &self.target).map_err(|error| {
+            let hint = match error.raw_os_error() {
+                Some(libc::EBUSY) => " (a mount point cannot be replaced)",
+                _ => "",
+            };
+            Failure::io(format!("cannot replace {:?}{hint}", self.target), &error)
+        })?;
+        self.committed = true;
+        sync_directory_of(&self.target)
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+fn create_new(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Makes names in the directory durable; file systems that cannot are passed over.
+fn sync_directory_of(path: &Path) -> Result<(), Failure> {
+    let Some(directory) = directory_of(path) else { return Ok(()) };
+    match File::open(directory).and_then(|directory| directory.sync_all()) {
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::EACCES | libc::EINVAL)) => Err(Failure::io(
+            format!("the new {path:?} is in place, but its directory could not be written to disk"),
+            &error,
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The directory of a path, `.` for a bare name.
+pub(crate) fn directory_of(path: &Path) -> Option<&Path> {
+    path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
+}
+
+/// Copies a file with owner, mode and attributes to a path that must not exist.
+pub(crate) fn copy(from: &File, to: &Path) -> Result<(), Failure> {
+    let failed = |error: &io::Error| Failure::io(format!("cannot make the backup {to:?}"), error);
+    let mut copy = create_new(to).map_err(|error| failed(&error))?;
+    let result = (|| {
+        io::copy(&mut &*from, &mut copy)?;
+        let attributes = Attributes::of(&from.metadata()?);
+        attributes.apply(&copy)?;
+        file::copy_attributes(from, &copy)?;
+        attributes.apply(&copy)?;
+        copy.sync_all()
+    })();
+    result.map_err(|error| {
+        let _ = fs::remove_file(to);
+        failed(&error)
+    })?;
+    sync_directory_of(to)
+}

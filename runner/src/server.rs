@@ -1,0 +1,647 @@
+//! The server: reads frames, starts commands, and sees to it that every deadline holds whatever the commands do.
+//!
+//! This thread never waits for a command, a file or the peer's reading: only for something to happen. It knows no
+//! command's work.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use sortie_protocol::message::{
+    Cancel, CommandMessage, Credit, Exit, ExitReason, Input, Limits, ProtocolVersion, Ready, Shutdown,
+    Strings,
+};
+use sortie_protocol::{
+    ControllerMessage, ErrorCode, FRAME_LIMIT, FrameDecoder, Line, PROTOCOL_MAJOR, PROTOCOL_MINOR,
+    RunnerMessage, Stream, text,
+};
+
+use crate::command::{self, Context};
+use crate::facts;
+use crate::failure::Failure;
+use crate::guardian::Streams;
+use crate::idempotency::{Idempotency, Identity, Outcome, Verdict};
+use crate::job::{Ending, Job, STDIN_WINDOW};
+use crate::locks::Locks;
+use crate::options::Options;
+use crate::output::Output;
+use crate::pool::{MOST_CAPTURED, Pool};
+use crate::sys::fd::{self, Signals, Waiting, Wake};
+use crate::sys::host;
+use crate::sys::keeper::{DEFAULT_GRACE, guardian_line};
+
+/// Commands accepted and not begun, and the bytes of all that are not ended.
+const QUEUE_COMMANDS: usize = 1024;
+const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes of small answers that the peer may leave unread before nothing more is read from it.
+const MOST_UNREAD: usize = 1024 * 1024;
+
+/// After its grace and the keeper's own patience a command is answered even if it is stuck in the kernel.
+const STUCK: Duration = Duration::from_secs(12);
+
+/// The same for a command that has no processes.
+const STUCK_WITHOUT_PROCESSES: Duration = Duration::from_secs(1);
+
+/// How long the peer has to read what was said when the session ends by force.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Stack of a command's thread; handlers keep large things elsewhere.
+const STACK: usize = 256 * 1024;
+
+/// Runs the session; the exit status.
+pub(crate) fn serve(options: Options, streams: Streams, self_deleted: bool) -> u8 {
+    match Server::start(options, streams, self_deleted) {
+        Ok(mut server) => server.run(),
+        Err(error) => {
+            eprintln!("sortie-runner: cannot start: {error}");
+            1
+        }
+    }
+}
+
+struct Server {
+    options: Options,
+    self_deleted: bool,
+    input: Option<OwnedFd>,
+    /// Looked at for whether anybody still reads.
+    output_fd: OwnedFd,
+    signals: Signals,
+    wake: Arc<Wake>,
+    output: Arc<Output>,
+    pool: Arc<Pool>,
+    locks: Arc<Locks>,
+    decoder: FrameDecoder,
+    idempotency: Idempotency,
+    queue: VecDeque<Arc<Job>>,
+    running: Vec<Running>,
+    finished: (Sender<Finished>, Receiver<Finished>),
+    next_serial: u64,
+    commands_total: u64,
+    started: Instant,
+    last_heard: Instant,
+    phase: Phase,
+}
+
+struct Running {
+    job: Arc<Job>,
+    deadline: Instant,
+}
+
+struct Finished {
+    serial: u64,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    Serving,
+    /// No more commands; what runs may end by itself, until the moment given.
+    Draining {
+        reason: ExitReason,
+        until: Option<Instant>,
+    },
+    /// Everything is being ended; past the moment given nothing is waited for.
+    Ending {
+        reason: ExitReason,
+        until: Instant,
+    },
+    /// EXIT is on its way.
+    Leaving {
+        reason: ExitReason,
+        until: Instant,
+    },
+}
+
+impl Server {
+    fn start(options: Options, streams: Streams, self_deleted: bool) -> io::Result<Self> {
+        let now = Instant::now();
+        let wake = Arc::new(Wake::new()?);
+        let output_fd = streams.output.try_clone()?;
+        let ready = ready(&options, streams.guardian)?;
+        let output = Output::start(streams.output, Arc::clone(&wake))?;
+        output.send(&RunnerMessage::Ready(Box::new(ready)));
+        Ok(Self {
+            options,
+            self_deleted,
+            input: Some(streams.input),
+            output_fd,
+            signals: streams.signals,
+            wake,
+            output,
+            pool: Arc::default(),
+            locks: Arc::default(),
+            decoder: FrameDecoder::new(),
+            idempotency: Idempotency::default(),
+            queue: VecDeque::new(),
+            running: Vec::new(),
+            finished: channel(),
+            next_serial: 0,
+            commands_total: 0,
+            started: now,
+            last_heard: now,
+            phase: Phase::Serving,
+        })
+    }
+
+    fn run(&mut self) -> u8 {
+        loop {
+            self.collect_finished();
+            self.start_queued();
+            self.check_deadlines();
+            if let Some(reason) = self.step_phase() {
+                return u8::try_from(reason.exit_code()).unwrap_or(1);
+            }
+            if self.wait().is_err() {
+                self.end_all(ExitReason::Error, Ending::Signal);
+            }
+        }
+    }
+
+    /// Moves from phase to phase as far as things have come; the reason once it is time to go.
+    fn step_phase(&mut self) -> Option<ExitReason> {
+        let now = Instant::now();
+        let idle = self.running.is_empty() && self.queue.is_empty();
+        match self.phase {
+            Phase::Serving => {}
+            Phase::Draining { reason, until } => {
+                if idle {
+                    self.leave(reason, self.ttl_deadline());
+                } else if until.is_some_and(|until| now >= until) {
+                    self.end_jobs(Ending::ShutdownGrace, Duration::ZERO);
+                    self.phase = Phase::Draining { reason, until: None };
+                }
+            }
+            Phase::Ending { reason, until } => {
+                if idle || now >= until {
+                    self.leave(reason, now + LAST_WORDS);
+                }
+            }
+            Phase::Leaving { reason, until } => {
+                if self.output.is_idle() || now >= until {
+                    return Some(reason);
+                }
+            }
+        }
+        None
+    }
+
+    fn leave(&mut self, reason: ExitReason, until: Instant) {
+        self.output.send_last(&RunnerMessage::Exit(Exit {
+            reason,
+            exit_code: reason.exit_code(),
+            self_deleted: self.self_deleted,
+            commands_total: self.commands_total,
+        }));
+        self.phase = Phase::Leaving { reason, until };
+    }
+
+    fn ttl_deadline(&self) -> Instant {
+        self.started + self.options.ttl
+    }
+
+    // Waiting.
+
+    fn wait(&mut self) -> io::Result<()> {
+        let reading = self.may_read();
+        if !reading {
+            // While it is not listened to, the controller cannot be late.
+            self.last_heard = Instant::now();
+        }
+        let deadline = self.next_deadline();
+        let mut waiting = Waiting::new();
+        let wake = waiting.readable(self.wake.fd());
+        let signals = waiting.readable(self.signals.fd());
+        let output = waiting.hangup(self.output_fd.as_fd());
+        let guardian = guardian_line().map(|line| waiting.hangup(line));
+        let input = self.input.as_ref().filter(|_| reading).map(|fd| waiting.readable(fd.as_fd()));
+        waiting.wait(deadline.map(|at| at.saturating_duration_since(Instant::now())))?;
+        let (woken, signalled, unread) = (waiting.came(wake), waiting.came(signals), waiting.hung_up(output));
+        let orphaned = guardian.is_some_and(|slot| waiting.hung_up(slot));
+        let readable = input.is_some_and(|slot| waiting.came(slot));
+        drop(waiting);
+        if woken {
+            self.wake.clear();
+        }
+        while signalled && self.signals.take().is_some_and(|signal| signal != Signal::SIGCHLD) {
+            self.end_all(ExitReason::Signal, Ending::Signal);
+        }
+        if orphaned {
+            self.end_all(ExitReason::Signal, Ending::Signal);
+        }
+        if unread || self.output.is_broken() {
+            self.end_all(ExitReason::PeerLost, Ending::PeerLost);
+        }
+        if readable {
+            self.read_input();
+        }
+        Ok(())
+    }
+
+    /// Whether frames are taken in: not when the peer does not read what it is told, and for one command at a time not
+    /// when the queue is full, as the reference does.
+    fn may_read(&self) -> bool {
+        let queue_full = self.queue.len() >= QUEUE_COMMANDS || self.accepted_bytes() >= QUEUE_BYTES;
+        let held = queue_full && self.options.concurrency.is_none();
+        !held && self.output.control_bytes() < MOST_UNREAD && !matches!(self.phase, Phase::Leaving { .. })
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let jobs = self.running.iter().map(|running| match running.job.ended() {
+            None => running.deadline,
+            Some(ended) => ended.at + ended.grace + STUCK_WITHOUT_PROCESSES,
+        });
+        let phase = match self.phase {
+            Phase::Serving => None,
+            Phase::Draining { until, .. } => until,
+            Phase::Ending { until, .. } | Phase::Leaving { until, .. } => Some(until),
+        };
+        let ended = matches!(self.phase, Phase::Ending { .. } | Phase::Leaving { .. });
+        let ttl = (!ended).then(|| self.ttl_deadline());
+        let now = Instant::now();
+        // A moment that is past has been acted upon; what it set in motion wakes us.
+        jobs.chain(phase)
+            .chain(ttl)
+            .chain(self.lease_deadline())
+            .map(|at| if at <= now { now + Duration::from_millis(100) } else { at })
+            .min()
+    }
+
+    fn lease_deadline(&self) -> Option<Instant> {
+        let counts = self.input.is_some() && matches!(self.phase, Phase::Serving | Phase::Draining { .. });
+        self.options.lease.filter(|_| counts).map(|lease| self.last_heard + lease)
+    }
+
+    // Deadlines.
+
+    fn check_deadlines(&mut self) {
+        let now = Instant::now();
+        for running in &self.running {
+            match running.job.ended() {
+                None if now >= running.deadline => running.job.end(Ending::Timeout, DEFAULT_GRACE),
+                Some(ended) => {
+                    let patience = if running.job.has_keeper() { STUCK } else { STUCK_WITHOUT_PROCESSES };
+                    let stuck =
+                        now >= ended.at + patience + ended.grace * u32::from(running.job.has_keeper());
+                    // One that is past the point of no return is about to be done, and is waited for.
+                    if stuck && !running.job.is_committed() && running.job.take_reply() {
+                        let failure = ended.why.failure(&running.job.command).detail("stuck", "true");
+                        self.output.send(&RunnerMessage::Error(failure.frame(&running.job.command.id)));
+                        let _ = self
+                            .finished
+                            .0
+                            .send(Finished { serial: running.job.serial, outcome: Outcome::Failed });
+                        self.wake.wake();
+                    }
+                }
+                None => {}
+            }
+        }
+        if now >= self.ttl_deadline() {
+            self.end_all(ExitReason::TtlExpired, Ending::TtlExpired);
+        }
+        if self.lease_deadline().is_some_and(|at| now >= at) {
+            self.end_all(ExitReason::LeaseExpired, Ending::LeaseExpired);
+        }
+    }
+
+    /// The session ends now. The first reason stands.
+    fn end_all(&mut self, reason: ExitReason, why: Ending) {
+        if matches!(self.phase, Phase::Ending { .. } | Phase::Leaving { .. }) {
+            if reason == ExitReason::PeerLost
+                && let Phase::Leaving { until, .. } = &mut self.phase
+            {
+                *until = Instant::now();
+            }
+            return;
+        }
+        self.input = None;
+        self.end_jobs(why, DEFAULT_GRACE);
+        self.phase = Phase::Ending { reason, until: Instant::now() + DEFAULT_GRACE + STUCK };
+    }
+
+    fn end_jobs(&mut self, why: Ending, grace: Duration) {
+        for job in std::mem::take(&mut self.queue) {
+            self.refuse(&job.command.id, why.failure(&job.command));
+        }
+        for running in &self.running {
+            running.job.end(why, grace);
+        }
+        self.output.look_again();
+    }
+
+    // Reading.
+
+    fn read_input(&mut self) {
+        let Some(fd) = &self.input else { return };
+        match self.decoder.read_from(&mut Reader(fd)) {
+            Ok(0) => {
+                while self.take_line(true) {}
+                self.input = None;
+                self.input_ended();
+            }
+            Ok(_) => {
+                self.last_heard = Instant::now();
+                while self.take_line(false) {}
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => {
+                self.input = None;
+                self.input_ended();
+            }
+        }
+    }
+
+    fn input_ended(&mut self) {
+        for job in self.queue.iter().chain(self.running.iter().map(|running| &running.job)) {
+            job.input_ended();
+        }
+        if matches!(self.phase, Phase::Serving) {
+            self.phase = Phase::Draining { reason: ExitReason::StdinClosed, until: None };
+        }
+    }
+
+    /// Takes one line if there is one.
+    fn take_line(&mut self, at_end: bool) -> bool {
+        let line = match self.decoder.next_line() {
+            None if at_end => self.decoder.last_line(),
+            line => line,
+        };
+        let message = match line {
+            None => return false,
+            Some(Line::TooLong) => {
+                let message = format!("a line was longer than {FRAME_LIMIT} bytes and was dropped");
+                self.refuse("", Failure::new(ErrorCode::FrameTooLarge, message));
+                return true;
+            }
+            Some(Line::Frame(line)) => ControllerMessage::parse(line),
+        };
+        match message {
+            Err(rejected) => self.refuse(&rejected.command_id, Failure::new(rejected.code, rejected.message)),
+            Ok(ControllerMessage::Command(command)) => self.accept(command),
+            Ok(ControllerMessage::Input(input)) => self.on_input(input),
+            Ok(ControllerMessage::Credit(credit)) => self.on_credit(&credit),
+            Ok(ControllerMessage::Cancel(cancel)) => self.on_cancel(&cancel),
+            Ok(ControllerMessage::Ping(ping)) => self.output.send(&RunnerMessage::Pong(ping)),
+            Ok(ControllerMessage::Shutdown(shutdown)) => self.on_shutdown(&shutdown),
+            Ok(ControllerMessage::Confirm(_)) => {
+                let message = "CONFIRM: no command of this runner waits for a confirmation";
+                self.refuse("", Failure::unsupported(message));
+            }
+        }
+        true
+    }
+
+    /// Answers with an ERROR; an empty id means the session itself.
+    fn refuse(&self, id: &str, failure: Failure) {
+        self.output.send(&RunnerMessage::Error(failure.frame(id)));
+    }
+
+    fn accept(&mut self, command: CommandMessage) {
+        self.commands_total += 1;
+        let id = command.id.clone();
+        if let Err(failure) = self.admit(command) {
+            self.refuse(&id, failure);
+        }
+    }
+
+    fn admit(&mut self, command: CommandMessage) -> Result<(), Failure> {
+        if !matches!(self.phase, Phase::Serving) {
+            return Err(Failure::new(
+                ErrorCode::Cancelled,
+                "the session is ending and takes no more commands",
+            ));
+        }
+        if !command::SUPPORTED.contains(&command.kind) {
+            return Err(Failure::unsupported(format!(
+                "this runner has no {}; nothing was run",
+                command.kind.name()
+            )));
+        }
+        if command.r#become.is_some() {
+            return Err(Failure::unsupported(
+                "become: this runner cannot become another user; nothing was run",
+            ));
+        }
+        if self.options.concurrency.is_some() {
+            if self.jobs().any(|job| job.command.id == command.id) {
+                let message = format!("a command with the id {:?} is queued or running", command.id);
+                return Err(Failure::new(ErrorCode::Conflict, message));
+            }
+            let bytes = self.accepted_bytes() + command.params.get().len();
+            if self.queue.len() >= QUEUE_COMMANDS || bytes > QUEUE_BYTES {
+                let message =
+                    format!("{QUEUE_COMMANDS} commands or {QUEUE_BYTES} bytes of them wait already");
+                return Err(Failure::new(ErrorCode::Busy, message));
+            }
+        }
+        let identity = Identity::of(&command);
+        let job = Job::new(self.next_serial, command, identity)
+            .map_err(|error| Failure::io("no descriptor for another command", &error))?;
+        self.next_serial += 1;
+        self.queue.push_back(Arc::new(job));
+        Ok(())
+    }
+
+    fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
+        self.queue.iter().chain(self.running.iter().map(|running| &running.job))
+    }
+
+    fn accepted_bytes(&self) -> usize {
+        self.jobs().map(|job| job.size + job.input_bytes()).sum()
+    }
+
+    fn on_input(&mut self, input: Input) {
+        // One that has ended meanwhile is not an error: its answer is on the way.
+        let Some(job) = self.jobs().find(|job| job.command.id == input.command_id).cloned() else { return };
+        if !job.wants_input {
+            let message =
+                format!("INPUT for {:?}, which did not ask for any; it was dropped", input.command_id);
+            return self.refuse("", Failure::new(ErrorCode::InvalidCmd, message));
+        }
+        match text::decode(input.data, input.encoding) {
+            // What waits for a queued command is as bounded as the queue.
+            Ok(bytes) if self.accepted_bytes() + bytes.len() > QUEUE_BYTES + STDIN_WINDOW as usize => {
+                self.end_job(&job, Ending::InputOverrun, DEFAULT_GRACE);
+            }
+            Ok(bytes) => job.add_input(bytes, input.eof),
+            Err(_) => self.end_job(&job, Ending::InputInvalid, DEFAULT_GRACE),
+        }
+        if let Some(ended) = job.ended() {
+            self.end_job(&job, ended.why, ended.grace);
+        }
+    }
+
+    fn on_credit(&self, credit: &Credit) {
+        if credit.stream != Stream::Stdin
+            && let Some(job) = self.jobs().find(|job| job.command.id == credit.command_id)
+        {
+            job.add_output_credit(credit.bytes);
+        }
+    }
+
+    fn on_cancel(&mut self, cancel: &Cancel) {
+        let grace = cancel.grace.map_or(DEFAULT_GRACE, Duration::from_secs).min(self.options.ttl);
+        let cancelled: Vec<_> =
+            self.jobs().filter(|job| job.command.id == cancel.command_id).cloned().collect();
+        for job in cancelled {
+            self.end_job(&job, Ending::Cancelled, grace);
+        }
+    }
+
+    /// Ends a command, queued or running.
+    fn end_job(&mut self, job: &Arc<Job>, why: Ending, grace: Duration) {
+        if let Some(at) = self.queue.iter().position(|queued| queued.serial == job.serial) {
+            self.queue.remove(at);
+            self.refuse(&job.command.id, why.failure(&job.command));
+        } else {
+            job.end(why, grace);
+            self.output.look_again();
+        }
+    }
+
+    fn on_shutdown(&mut self, shutdown: &Shutdown) {
+        if matches!(self.phase, Phase::Serving) {
+            let until =
+                shutdown.grace.map(|grace| Instant::now() + Duration::from_secs(grace).min(self.options.ttl));
+            self.phase = Phase::Draining { reason: ExitReason::Completed, until };
+        }
+    }
+
+    // Running.
+
+    fn start_queued(&mut self) {
+        let at_once = self.options.concurrency.unwrap_or(1) as usize;
+        let mut at = 0;
+        while self.running.len() < at_once && at < self.queue.len() {
+            let job = Arc::clone(&self.queue[at]);
+            let verdict = match &job.identity {
+                None => Verdict::Run,
+                Some(identity) => self.idempotency.begin(&job.command.id, identity),
+            };
+            match verdict {
+                Verdict::Wait => {
+                    at += 1;
+                    continue;
+                }
+                Verdict::Run => self.start_command(&job),
+                Verdict::Refuse(failure) => self.refuse(&job.command.id, failure),
+                Verdict::Replay(done) => {
+                    let output = Arc::clone(&self.output);
+                    // It may be large and then waits for the peer: not here.
+                    self.begin(&job, move || {
+                        output.send_bulk("DONE", &done, || true);
+                        Outcome::Replayed
+                    });
+                }
+            }
+            self.queue.remove(at);
+        }
+    }
+
+    fn start_command(&mut self, job: &Arc<Job>) {
+        let context = Context {
+            job: Arc::clone(job),
+            output: Arc::clone(&self.output),
+            pool: Arc::clone(&self.pool),
+            locks: Arc::clone(&self.locks),
+            started: Instant::now(),
+            held: Mutex::default(),
+        };
+        self.begin(job, move || command::run(&context));
+    }
+
+    /// Does `work` in a thread of its own, as the job.
+    fn begin(&mut self, job: &Arc<Job>, work: impl FnOnce() -> Outcome + Send + 'static) {
+        let (finished, wake, serial) = (self.finished.0.clone(), Arc::clone(&self.wake), job.serial);
+        let tell = move |outcome| {
+            // Fails only when the server is gone, and this process with it.
+            let _ = finished.send(Finished { serial, outcome });
+            wake.wake();
+        };
+        let failed = tell.clone();
+        let thread =
+            std::thread::Builder::new().name("command".into()).stack_size(STACK).spawn(move || tell(work()));
+        if let Err(error) = thread {
+            self.refuse(&job.command.id, Failure::io("no thread for another command", &error));
+            failed(Outcome::Failed);
+        }
+        // Held to what time can express; the time to live is what ends a session.
+        let deadline = Instant::now() + Duration::from_secs(job.command.timeout).min(self.options.ttl * 2);
+        self.running.push(Running { job: Arc::clone(job), deadline });
+    }
+
+    fn collect_finished(&mut self) {
+        while let Ok(finished) = self.finished.1.try_recv() {
+            let Some(at) = self.running.iter().position(|running| running.job.serial == finished.serial)
+            else {
+                continue;
+            };
+            let running = self.running.swap_remove(at);
+            if let Some(identity) = &running.job.identity {
+                self.idempotency.ended(identity, finished.outcome);
+            }
+        }
+    }
+}
+
+fn ready(options: &Options, guardian: i32) -> io::Result<Ready> {
+    let names = command::SUPPORTED.iter().flat_map(|kind| [kind.name(), kind.dotted_name()]);
+    Ok(Ready {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        platform: "linux".to_owned(),
+        arch: facts::arch().to_owned(),
+        pid: guardian.unsigned_abs(),
+        capabilities: names.map(|name| (name.to_owned(), true)).collect(),
+        metadata: Strings::from([("ttl".to_owned(), go_duration(options.ttl.as_secs()))]),
+        protocol: Some(ProtocolVersion { major: PROTOCOL_MAJOR, minor: PROTOCOL_MINOR }),
+        session: host::random_id()?,
+        nonce: host::random_id()?,
+        sha256: facts::own_sha256()?.to_string(),
+        limits: Some(Limits {
+            frame_bytes: FRAME_LIMIT as u64,
+            concurrency: options.concurrency.unwrap_or(1),
+            output_bytes: MOST_CAPTURED,
+            stdin_window: STDIN_WINDOW,
+            queue_commands: QUEUE_COMMANDS as u32,
+            queue_bytes: QUEUE_BYTES as u64,
+            lease: options.lease.map_or(0, |lease| lease.as_secs()),
+        }),
+        host: Some(facts::host()),
+    })
+}
+
+/// Seconds as Go's time.Duration writes them.
+fn go_duration(seconds: u64) -> String {
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest}s"),
+        (0, _) => format!("{minutes}m{rest}s"),
+        _ => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
+/// Reads a descriptor without owning it.
+struct Reader<'a>(&'a OwnedFd);
+
+impl io::Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        fd::read(self.0, buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_go_writes_them() {
+        for (seconds, text) in [(600, "10m0s"), (45, "45s"), (3661, "1h1m1s"), (60, "1m0s")] {
+            assert_eq!(go_duration(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Files: extended attributes (which hold ACLs and security labels) and advisory locks.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// Every extended attribute of `from` that `to` may have: attr(5), acl(5). File systems without them have none to copy.
+///
+/// # Errors
+/// An attribute that is there cannot be read or set.
+pub(crate) fn copy_attributes(from: &File, to: &File) -> io::Result<()> {
+    for name in attribute_names(from)? {
+        let Some(value) = attribute(from, &name)? else { continue };
+        // SAFETY: name and value live through the call and their lengths are given.
+        let result =
+            unsafe { libc::fsetxattr(to.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+        if result < 0 {
+            let error = io::Error::last_os_error();
+            // Only the superuser may set these, and the kernel or the policy gives new files their own.
+            let by_policy =
+                name.as_bytes().starts_with(b"security.") || name.as_bytes().starts_with(b"trusted.");
+            if !by_policy && error.raw_os_error() != Some(libc::ENOTSUP) {
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn attribute_names(file: &File) -> io::Result<Vec<CString>> {
+    let list = sized(|buffer: &mut [u8]| {
+        // SAFETY: at most the given length is written; length 0 only asks for the size.
+        unsafe { libc::flistxattr(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) }
+    })?;
+    let names = list.unwrap_or_default();
+    Ok(names.split(|&b| b == 0).filter(|n| !n.is_empty()).filter_map(|n| CString::new(n).ok()).collect())
+}
+
+/// None when it is gone by now.
+fn attribute(file: &File, name: &CString) -> io::Result<Option<Vec<u8>>> {
+    sized(|buffer: &mut [u8]| {
+        // SAFETY: at most the given length is written; length 0 only asks for the size.
+        unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
+    })
+}
+
+/// Asks for the size, then for the bytes, again if they grew in between.
+fn sized(mut call: impl FnMut(&mut [u8]) -> isize) -> io::Result<Option<Vec<u8>>> {
+    loop {
+        let Ok(size) = usize::try_from(call(&mut [])) else { return none_or_error() };
+        let mut buffer = vec![0; size];
+        if size == 0 {
+            return Ok(Some(buffer));
+        }
+        if let Ok(filled) = usize::try_from(call(&mut buffer)) {
+            buffer.truncate(filled);
+            return Ok(Some(buffer));
+        }
+        if io::Error::last_os_error().raw_os_error() != Some(libc::ERANGE) {
+            return none_or_error();
+        }
+    }
+}
+
+fn none_or_error() -> io::Result<Option<Vec<u8>>> {
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENOTSUP | libc::ENODATA) => Ok(None),
+        _ => Err(error),
+    }
+}
+
+/// Tries to take flock(2) exclusively; false when somebody else has it. Closing the file gives it back.
+pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(false),
+        Err(std::fs::TryLockError::Error(error)) => Err(error),
+    }
+}

@@ -1,0 +1,10 @@
+//! The one place of the runner that touches the operating system: safe, typed values go up from here.
+//!
+//! All `unsafe` of the runner lives below this module, each with the reason why it holds.
+
+pub(crate) mod fd;
+pub(crate) mod file;
+pub(crate) mod host;
+pub(crate) mod keeper;
+pub(crate) mod process;
+mod tree;

@@ -1,0 +1,68 @@
+//! Processes: the fork of the guardian, reaping, identity.
+
+use std::io;
+
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid};
+
+/// Which side of a fork this is.
+pub(crate) enum Side {
+    Parent { child: i32 },
+    Child,
+}
+
+/// Forks; call before any thread exists.
+pub(crate) fn fork_before_threads() -> io::Result<Side> {
+    // SAFETY: the process has one thread, so the child's copy of memory and locks is whole.
+    Ok(match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Side::Parent { child: child.as_raw() },
+        ForkResult::Child => Side::Child,
+    })
+}
+
+/// Descendants whose parent dies become children of this process.
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    Ok(prctl::set_child_subreaper(true)?)
+}
+
+/// SIGTERM comes when the parent dies. Whether the parent is still `parent`.
+pub(crate) fn die_with_parent(parent: i32) -> io::Result<bool> {
+    prctl::set_pdeathsig(Signal::SIGTERM)?;
+    Ok(nix::unistd::getppid().as_raw() == parent)
+}
+
+/// The name that ps(1) shows for this thread, at most 15 bytes.
+pub(crate) fn set_name(name: &std::ffi::CStr) {
+    let _ = prctl::set_name(name);
+}
+
+pub(crate) fn id() -> i32 {
+    nix::unistd::getpid().as_raw()
+}
+
+/// Sends a signal to a child that has not been reaped.
+pub(crate) fn signal(pid: i32, signal: Signal) {
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid), signal);
+}
+
+/// A child that was reaped: its pid and exit status, 128 + n when signal n ended it.
+pub(crate) struct Reaped {
+    pub(crate) pid: i32,
+    pub(crate) status: i32,
+}
+
+/// Reaps one dead child; none when no child is dead.
+pub(crate) fn reap_one() -> Option<Reaped> {
+    loop {
+        return match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, status)) => Some(Reaped { pid: pid.as_raw(), status }),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                Some(Reaped { pid: pid.as_raw(), status: 128 + signal as i32 })
+            }
+            Err(nix::errno::Errno::EINTR) => continue,
+            _ => None,
+        };
+    }
+}
