@@ -640,6 +640,11 @@ struct CommandHead<'a> {
     params: Option<&'a RawValue>,
 }
 
+#[derive(Deserialize)]
+struct CommandId {
+    id: Option<String>,
+}
+
 /// A plain `Option` would make null, which the reference accepts, look absent.
 fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(
     deserializer: D,
@@ -648,8 +653,11 @@ fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(
 }
 
 fn parse_command(data: &RawValue) -> Result<CommandMessage, Rejected> {
-    let head: CommandHead<'_> =
-        serde_json::from_str(data.get()).map_err(|error| Rejected::invalid(format!("CMD frame: {error}")))?;
+    let head: CommandHead<'_> = serde_json::from_str(data.get()).map_err(|error| {
+        // So that whoever waits for the answer to that id gets it.
+        let id = serde_json::from_str::<CommandId>(data.get()).ok().and_then(|head| head.id);
+        Rejected { command_id: id.unwrap_or_default(), ..refused("CMD", data.get(), &error) }
+    })?;
     let id = head.id.unwrap_or_default();
     if id.is_empty() {
         return Err(Rejected::invalid("command id is required".into()));
