@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::target::{SHIPPED, Target};
-use crate::toolchain::{Way, WayKind};
+use crate::toolchain::{Way, WayKind, Ways};
 use crate::workspace::Workspace;
 use crate::{elf, process};
 
@@ -60,10 +60,12 @@ struct Listing {
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let targets = if arguments.targets.is_empty() { &SHIPPED[..] } else { &arguments.targets };
     let directory = workspace.dist_dir();
+    let ways = Ways::look(workspace)?;
     let mut made = Vec::new();
     let mut failed = 0;
     for target in targets {
-        let runner = Way::find(workspace, *target, arguments.small, arguments.way)
+        let runner = ways
+            .find(*target, arguments.small, arguments.way)
             .and_then(|way| make(workspace, &way, &directory));
         match runner {
             Ok(runner) => made.push(runner),
@@ -82,7 +84,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 /// A runner for tests on this machine: as shipped where there is a way, else static with glibc, which it says.
 pub(crate) fn make_for_tests(workspace: &Workspace) -> Result<Made> {
     let native = Target::native()?;
-    let way = match Way::find(workspace, native, false, None) {
+    let way = match Ways::look(workspace)?.find(native, false, None) {
         Ok(way) => way,
         Err(error) => {
             eprintln!(

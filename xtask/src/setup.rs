@@ -5,12 +5,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
 
 use crate::process::{self, which};
 use crate::target::{SHIPPED, Target};
-use crate::toolchain::{self, DEBIAN_TOOLCHAIN, ZIG_PACKAGE};
+use crate::toolchain::{self, DEBIAN_TOOLCHAIN, Ways, ZIG_PACKAGE};
 use crate::workspace::Workspace;
 
 #[derive(clap::Args)]
@@ -98,7 +98,7 @@ pub(crate) fn for_tests(workspace: &Workspace) -> Result<Missing> {
             missing.push(format!("{error:#}"));
         }
     }
-    missing.extend(ensure_ways(workspace, &[Target::native()?], &mut apt));
+    missing.extend(ensure_ways(workspace, &[Target::native()?], &mut apt)?);
     Ok(missing)
 }
 
@@ -106,39 +106,44 @@ pub(crate) fn for_tests(workspace: &Workspace) -> Result<Missing> {
 pub(crate) fn for_dist(workspace: &Workspace) -> Result<Missing> {
     let mut apt = Apt::default();
     let mut missing = apt.ensure(&EMULATORS);
-    missing.extend(ensure_ways(workspace, &SHIPPED, &mut apt));
-    if let Err(error) = toolchain::ensure_small_is_possible(workspace)
-        && rustup(&["component", "add", "rust-src"]).is_err()
-    {
-        missing.push(format!("{error:#}"));
+    missing.extend(ensure_ways(workspace, &SHIPPED, &mut apt)?);
+    if !Ways::look(workspace)?.has_source() && rustup(&["component", "add", "rust-src"]).is_err() {
+        missing.push(
+            "dist --small needs the source of the standard library\n  rustup component add rust-src".into(),
+        );
     }
     Ok(missing)
 }
 
 /// Gives every target a way of being built: rustup's library for it, else a library source with zig or musl-tools.
-fn ensure_ways(workspace: &Workspace, targets: &[Target], apt: &mut Apt) -> Missing {
-    let lacking = || -> Vec<Target> {
-        let has_way = |target: &Target| toolchain::Way::find(workspace, *target, false, None).is_ok();
-        targets.iter().copied().filter(|target| !has_way(target)).collect()
+fn ensure_ways(workspace: &Workspace, targets: &[Target], apt: &mut Apt) -> Result<Missing> {
+    let look = || -> Result<(Ways<'_>, Vec<Target>)> {
+        let ways = Ways::look(workspace)?;
+        let lacking = targets.iter().copied().filter(|t| ways.find(*t, false, None).is_err()).collect();
+        Ok((ways, lacking))
     };
-    for target in lacking() {
-        let _ = rustup(&["target", "add", target.triple]);
+    // Failures are printed; what counts is which targets still lack a way after each attempt.
+    let (_, lacking) = look()?;
+    if lacking.is_empty() {
+        return Ok(Missing::new());
     }
-    // Failures are printed; what counts in the end is which targets still lack a way.
-    if !lacking().is_empty()
-        && toolchain::ensure_small_is_possible(workspace).is_err()
-        && rustup(&["component", "add", "rust-src"]).is_err()
-    {
+    for target in lacking {
+        say_failure(rustup(&["target", "add", target.triple]));
+    }
+    let (ways, lacking) = look()?;
+    if !lacking.is_empty() && !ways.has_source() && rustup(&["component", "add", "rust-src"]).is_err() {
         say_failure(apt.install(&DEBIAN_TOOLCHAIN));
     }
-    if !lacking().is_empty() && toolchain::find_zig(workspace).is_none() {
+    if !lacking.is_empty() && !ways.has_zig() {
         say_failure(install_zig(workspace, apt));
     }
-    if lacking().iter().any(|target| target.machine == "x86_64") {
+    let (_, lacking) = look()?;
+    if lacking.iter().any(|target| target.machine == "x86_64") {
         say_failure(apt.install(&["musl-tools"]));
     }
-    let find = |target: Target| toolchain::Way::find(workspace, target, false, None);
-    lacking().into_iter().filter_map(|target| find(target).err().map(|e| format!("{e:#}"))).collect()
+    let (ways, lacking) = look()?;
+    let why = |target: Target| ways.find(target, false, None).err().map(|error| format!("{error:#}"));
+    Ok(lacking.into_iter().filter_map(why).collect())
 }
 
 fn say_failure(result: Result<()>) {
@@ -168,20 +173,18 @@ fn ensure_component(workspace: &Workspace, component: &str, subcommand: &str) ->
     Some(format!("cargo {subcommand} is missing\n  rustup component add {component}"))
 }
 
-/// Runs rustup on the toolchain that runs us, saying what for and, in one line, why it failed.
+/// Runs rustup on the toolchain that runs us; an error is one line.
 fn rustup(arguments: &[&str]) -> Result<()> {
     let mut command = process::command("rustup");
     // A backtrace of rustup's own failure helps nobody here.
     command.args(arguments).env("RUST_BACKTRACE", "0");
-    eprintln!("{}", process::shown(&command));
-    let result = process::output(&mut command);
-    if let Err(error) = &result {
+    let shown = process::shown(&command);
+    eprintln!("{shown}");
+    process::output(&mut command).map(drop).map_err(|error| {
         let text = format!("{error:#}");
-        let reason =
-            text.lines().find(|line| line.starts_with("error:")).unwrap_or("rustup is not to be had");
-        eprintln!("  {reason}");
-    }
-    result.map(drop)
+        let reason = text.lines().find(|line| line.starts_with("error:"));
+        anyhow!("{shown}: {}", reason.unwrap_or("there is no rustup"))
+    })
 }
 
 impl Tool {
@@ -212,7 +215,7 @@ impl Tool {
             .envs([("CARGO_PROFILE_DEV_DEBUG", "0"), ("CARGO_INCREMENTAL", "0")]);
         process::run(&mut command)?;
         let _ = std::fs::remove_dir_all(&build);
-        self.find(workspace).ok_or_else(|| anyhow::anyhow!("{} was built but is not there", self.name))
+        self.find(workspace).ok_or_else(|| anyhow!("{} was built but is not there", self.name))
     }
 
     fn find(&self, workspace: &Workspace) -> Option<PathBuf> {

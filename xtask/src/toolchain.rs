@@ -66,47 +66,87 @@ pub(crate) struct Way {
     pub(crate) std_rebuilt: bool,
 }
 
-impl Way {
+/// What this machine has to build with, as seen once.
+pub(crate) struct Ways<'w> {
+    workspace: &'w Workspace,
+    toolchains: Vec<Toolchain>,
+    zig: Option<PathBuf>,
+}
+
+impl<'w> Ways<'w> {
+    /// Looks around.
+    pub(crate) fn look(workspace: &'w Workspace) -> Result<Self> {
+        Ok(Self { workspace, toolchains: toolchains(workspace)?, zig: find_zig(workspace) })
+    }
+
     /// The first way that this machine offers, or an error that says which commands would help.
-    pub(crate) fn find(
-        workspace: &Workspace,
-        target: Target,
-        small: bool,
-        only: Option<WayKind>,
-    ) -> Result<Self> {
+    pub(crate) fn find(&self, target: Target, small: bool, only: Option<WayKind>) -> Result<Way> {
         let wanted = |kind| only.is_none_or(|o| o == kind);
-        let toolchains = toolchains(workspace)?;
-        let zig = find_zig(workspace);
-        let way = |toolchain: &Toolchain, linker: Linker, std_rebuilt: bool| Self {
-            target,
-            toolchain: toolchain.clone(),
-            linker,
-            std_rebuilt,
+        let way = |toolchain: &Toolchain, linker: Linker, std_rebuilt: bool| {
+            Ok(Way { target, toolchain: toolchain.clone(), linker, std_rebuilt })
         };
-        if let Some(toolchain) = toolchains.iter().find(|t| wanted(WayKind::Rustup) && t.has_musl(target)) {
+        let with_target = self.toolchains.iter().find(|t| t.has_musl(target));
+        if let Some(toolchain) = with_target.filter(|_| wanted(WayKind::Rustup)) {
             if small && !toolchain.has_source() {
                 bail!(
                     "--small rebuilds the standard library, whose source is missing\n  rustup component add rust-src"
                 );
             }
-            let linker = if toolchain.has_rust_lld() { Some(Linker::RustLld) } else { None };
-            let linker = linker.or(target.is_native().then_some(Linker::Cc));
-            if let Some(linker) = linker {
-                return Ok(way(toolchain, linker, small));
+            if toolchain.has_rust_lld() {
+                return way(toolchain, Linker::RustLld, small);
+            }
+            if target.is_native() {
+                return way(toolchain, Linker::Cc, small);
             }
         }
-        if let Some(toolchain) = toolchains.iter().find(|t| t.has_source()) {
-            if let Some(zig) = zig.clone().filter(|_| wanted(WayKind::Zig)) {
-                return Ok(way(toolchain, Linker::Zig(zig), true));
+        if let Some(toolchain) = self.toolchains.iter().find(|t| t.has_source()) {
+            if let Some(zig) = self.zig.clone().filter(|_| wanted(WayKind::Zig)) {
+                return way(toolchain, Linker::Zig(zig), true);
             }
             let gcc_fits = target.machine == "x86_64" && process::which("musl-gcc").is_some();
             if wanted(WayKind::MuslGcc) && gcc_fits {
-                return Ok(way(toolchain, Linker::MuslGcc, true));
+                return way(toolchain, Linker::MuslGcc, true);
             }
         }
-        bail!("{}", advice(workspace, target, &toolchains, zig.is_some()))
+        bail!("{}", self.advice(target))
     }
 
+    /// Whether the standard library can be rebuilt.
+    pub(crate) fn has_source(&self) -> bool {
+        self.toolchains.iter().any(Toolchain::has_source)
+    }
+
+    /// Whether there is a zig.
+    pub(crate) fn has_zig(&self) -> bool {
+        self.zig.is_some()
+    }
+
+    fn advice(&self, target: Target) -> String {
+        let venv = zig_venv(self.workspace);
+        let zig = format!("python3 -m venv {0} && {0}/bin/pip install {ZIG_PACKAGE}", venv.display());
+        let zig = (!self.has_zig()).then_some(zig);
+        let debian = format!("apt-get install -y --no-install-recommends {}", DEBIAN_TOOLCHAIN.join(" "));
+        let sources: Vec<Option<String>> = if self.has_source() {
+            vec![None]
+        } else {
+            vec![Some("rustup component add rust-src".into()), Some(debian)]
+        };
+        let mut text = format!(
+            "no way found to build a static runner for {0}. Any one of these lines helps, and `cargo xtask setup` tries them:\n  rustup target add {0}",
+            target.triple
+        );
+        for source in sources {
+            let line: Vec<String> = source.into_iter().chain(zig.clone()).collect();
+            if !line.is_empty() {
+                text.push_str("\n  ");
+                text.push_str(&line.join(" && "));
+            }
+        }
+        text
+    }
+}
+
+impl Way {
     /// Static with glibc for this machine: never shipped, enough for a demo or a test.
     pub(crate) fn glibc() -> Result<Self> {
         let toolchain = Toolchain::current()?;
@@ -255,7 +295,7 @@ pub(crate) fn minor_version(version: &str) -> Option<u32> {
 }
 
 /// zig on `PATH`, or the one that setup installed below the target directory.
-pub(crate) fn find_zig(workspace: &Workspace) -> Option<PathBuf> {
+fn find_zig(workspace: &Workspace) -> Option<PathBuf> {
     process::which("zig").or_else(|| {
         let lib = fs::read_dir(zig_venv(workspace).join("lib")).ok()?;
         lib.filter_map(Result::ok)
@@ -292,38 +332,4 @@ fn write_if_changed(path: &Path, content: &[u8]) -> Result<()> {
     }
     fs::create_dir_all(path.parent().unwrap_or(path))?;
     fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn advice(workspace: &Workspace, target: Target, toolchains: &[Toolchain], has_zig: bool) -> String {
-    let venv = zig_venv(workspace);
-    let zig = format!("python3 -m venv {0} && {0}/bin/pip install {ZIG_PACKAGE}", venv.display());
-    let zig = (!has_zig).then_some(zig);
-    let debian = format!("apt-get install -y --no-install-recommends {}", DEBIAN_TOOLCHAIN.join(" "));
-    let sources: Vec<Option<String>> = if toolchains.iter().any(Toolchain::has_source) {
-        vec![None]
-    } else {
-        vec![Some("rustup component add rust-src".into()), Some(debian)]
-    };
-    let mut text = format!(
-        "no way found to build a static runner for {0}. Any one of these lines helps, and `cargo xtask setup` tries them:\n  rustup target add {0}",
-        target.triple
-    );
-    for source in sources {
-        let line: Vec<String> = source.into_iter().chain(zig.clone()).collect();
-        if !line.is_empty() {
-            text.push_str("\n  ");
-            text.push_str(&line.join(" && "));
-        }
-    }
-    text
-}
-
-/// An error where no toolchain has the source of the standard library.
-pub(crate) fn ensure_small_is_possible(workspace: &Workspace) -> Result<()> {
-    if toolchains(workspace)?.iter().any(Toolchain::has_source) {
-        return Ok(());
-    }
-    bail!(
-        "the source of the standard library is missing, which dist --small needs\n  rustup component add rust-src"
-    )
 }
