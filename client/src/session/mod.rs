@@ -1,0 +1,363 @@
+//! A session: one runner on one host, many commands at once, an event stream for each.
+//!
+//! Knows frames and their rules; knows nothing of how the bytes travel or how the runner came up. Results leave a
+//! session only through a command's events and its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use sortie_protocol::message::{Become, CommandMessage, Exit, Ready, Shutdown, Strings};
+use sortie_protocol::{CommandSpec, ControllerMessage, FRAME_LIMIT};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::aftermath::{self, Aftermath, Left};
+use crate::client::Client;
+use crate::bootstrap::Started;
+use crate::error::Error;
+use crate::observe::{Step, StepTimer};
+use crate::transport::{ExitStatus, Transport};
+
+mod running;
+mod state;
+mod tasks;
+
+pub use running::{Canceller, InputWriter, Running, Typed, output};
+use state::{Queues, Shared};
+use tasks::{Order, Times};
+
+/// Seconds between SIGTERM and SIGKILL where nobody says otherwise.
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
+
+/// How one command is to be run, besides its parameters.
+#[derive(Debug, Clone)]
+pub struct CommandOptions {
+    /// After which the command's processes are ended; whole seconds, at least 1.
+    pub timeout: Duration,
+    /// Change nothing, say what would change.
+    pub check: bool,
+    /// Add a unified diff to the result.
+    pub diff: bool,
+    /// At most once a session for each key.
+    pub idempotency_key: String,
+    /// Run as another user.
+    pub r#become: Option<Become>,
+    /// Free for the caller.
+    pub metadata: Strings,
+}
+
+impl Default for CommandOptions {
+    /// Five minutes; as the login user.
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(300),
+            check: false,
+            diff: false,
+            idempotency_key: String::new(),
+            r#become: None,
+            metadata: Strings::new(),
+        }
+    }
+}
+
+/// A session that is not connected yet. Commands started on it travel together with the runner, so that the first
+/// result comes back in the round trip that brings the runner up.
+pub struct Opening {
+    client: Client,
+    transport: Arc<dyn Transport>,
+    shared: Arc<Shared>,
+    queues: Queues,
+    early: Vec<u8>,
+    window: u64,
+}
+
+impl Opening {
+    pub(crate) fn new(client: Client, transport: Arc<dyn Transport>) -> Self {
+        let (shared, queues) = Shared::new(transport.host().to_owned(), client.observer());
+        let window = client.window();
+        Self { client, transport, shared, queues, early: Vec::new(), window }
+    }
+
+    /// Starts a typed command as soon as the runner is up.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the command cannot be sent, such as one over the frame limit.
+    pub fn start<C: CommandSpec>(
+        &mut self,
+        command: &C,
+        options: CommandOptions,
+    ) -> Result<Running<Typed<C::Result>>, Error> {
+        let (message, wants_input) = message(&self.shared, command, options, self.window)?;
+        self.queue(&message, wants_input)
+    }
+
+    /// Starts a command that is there as JSON as soon as the runner is up.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_raw(&mut self, message: &CommandMessage) -> Result<Running, Error> {
+        self.queue(message, wants_input(&message.params))
+    }
+
+    fn queue<R>(&mut self, message: &CommandMessage, wants_input: bool) -> Result<Running<R>, Error> {
+        let line = encode(&self.shared, message)?;
+        self.shared.add_command(&message.id, message.window, wants_input)?;
+        self.early.extend_from_slice(&line);
+        Ok(Running::new(message.id.clone(), Arc::clone(&self.shared), message.window))
+    }
+
+    /// Nothing but what was started so far will be asked: the runner ends when that is done.
+    pub fn shutdown(&mut self) {
+        if self.shared.set_closing() {
+            let line = self.shared.encode(&ControllerMessage::Shutdown(Shutdown { grace: None }));
+            self.early.extend_from_slice(&line);
+        }
+    }
+
+    /// Connects, starts the runner, and sends what was started.
+    ///
+    /// # Errors
+    /// Why there is no session; the commands that were started end with the same.
+    pub async fn connect(mut self) -> Result<Session, Error> {
+        let early = std::mem::take(&mut self.early).into();
+        match self.client.start(&*self.transport, early).await {
+            Ok(started) => Ok(self.into_session(started)),
+            Err(error) => {
+                self.shared.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn into_session(self, started: Started) -> Session {
+        let Started { ready, connection, decoder, token, .. } = started;
+        let Self { client, transport, shared, queues, window, .. } = self;
+        shared.set_ready(ready);
+        // A time to live that no clock can hold has no end.
+        let deadline = Instant::now().checked_add(client.ttl().saturating_add(2 * GRACE));
+        let times = Times { lease: client.lease(), deadline, close_limit: 2 * GRACE };
+        let orders = tasks::spawn(&shared, queues, connection, decoder, times);
+        Session { shared, orders, window, transport, token }
+    }
+}
+
+/// A session with a runner. Dropping it ends the runner and whatever it runs; [`Session::close`] also says so.
+pub struct Session {
+    shared: Arc<Shared>,
+    orders: mpsc::UnboundedSender<Order>,
+    window: u64,
+    transport: Arc<dyn Transport>,
+    token: String,
+}
+
+/// The proof that nothing of a session is left, or as much of it as there is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Farewell {
+    /// The runner's last frame.
+    pub exit: Option<Exit>,
+    /// How its process was told to have ended.
+    pub status: Option<ExitStatus>,
+    /// The far side has closed in order: with `exit` the proof that the runner is gone.
+    pub closed: bool,
+}
+
+impl Farewell {
+    /// Whether the runner is known to be gone.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.exit.is_some() && self.closed
+    }
+}
+
+impl Session {
+    /// The host, as its user named it.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.shared.host
+    }
+
+    /// What the runner said of itself and its host.
+    #[must_use]
+    pub fn ready(&self) -> &Ready {
+        // Set before a Session exists.
+        static NONE: std::sync::LazyLock<Ready> = std::sync::LazyLock::new(Ready::default);
+        self.shared.ready().unwrap_or(&NONE)
+    }
+
+    /// Runs a typed command to its end, five minutes at most.
+    ///
+    /// # Errors
+    /// [`Error::Command`] with the runner's ERROR, or why there is no answer.
+    pub async fn run<C: CommandSpec>(
+        &self,
+        command: C,
+    ) -> Result<sortie_protocol::message::Done<C::Result>, Error> {
+        self.start(command).await?.wait().await
+    }
+
+    /// Starts a typed command, five minutes at most.
+    ///
+    /// # Errors
+    /// Why it could not be sent.
+    pub async fn start<C: CommandSpec>(&self, command: C) -> Result<Running<Typed<C::Result>>, Error> {
+        self.start_with(&command, CommandOptions::default()).await
+    }
+
+    /// Starts a typed command.
+    ///
+    /// # Errors
+    /// Why it could not be sent.
+    pub async fn start_with<C: CommandSpec>(
+        &self,
+        command: &C,
+        options: CommandOptions,
+    ) -> Result<Running<Typed<C::Result>>, Error> {
+        let (message, wants_input) = message(&self.shared, command, options, self.window)?;
+        self.send(&message, wants_input).await
+    }
+
+    /// Starts a command that is there as JSON. Its id must not be that of another command under way; see
+    /// [`Session::next_id`].
+    ///
+    /// # Errors
+    /// Why it could not be sent.
+    pub async fn start_raw(&self, message: &CommandMessage) -> Result<Running, Error> {
+        self.send(message, wants_input(&message.params)).await
+    }
+
+    /// An id that no command of this session has had.
+    #[must_use]
+    pub fn next_id(&self) -> String {
+        self.shared.next_id()
+    }
+
+    async fn send<R>(&self, message: &CommandMessage, wants_input: bool) -> Result<Running<R>, Error> {
+        let line = encode(&self.shared, message)?;
+        self.shared.add_command(&message.id, message.window, wants_input)?;
+        // Held from here on: were this future dropped, the command would be cancelled.
+        let running = Running::new(message.id.clone(), Arc::clone(&self.shared), message.window);
+        self.shared.send_bulk(line).await?;
+        Ok(running)
+    }
+
+    /// Ends the session: running commands are ended after a grace of 5 s, and the runner is seen gone.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] when it is not known whether the runner is gone, with its process id.
+    pub async fn close(self) -> Result<Farewell, Error> {
+        self.shutdown(Some(GRACE)).await
+    }
+
+    /// Ends the session once the accepted commands are done, or at the latest after `grace`.
+    ///
+    /// # Errors
+    /// As [`Session::close`].
+    pub async fn shutdown(self, grace: Option<Duration>) -> Result<Farewell, Error> {
+        if self.shared.set_closing() {
+            let grace = grace.map(|grace| grace.as_secs());
+            self.shared.send_urgent(&ControllerMessage::Shutdown(Shutdown { grace }));
+        }
+        if let Some(grace) = grace {
+            let _ = self.orders.send(Order::EndWithin(grace + 2 * GRACE));
+        }
+        self.ended().await
+    }
+
+    /// Waits until the session has ended by itself: after [`Opening::shutdown`], by its time to live, or by loss.
+    ///
+    /// # Errors
+    /// As [`Session::close`].
+    pub async fn ended(self) -> Result<Farewell, Error> {
+        let timer = StepTimer::start(&*self.shared.observer, Step::Close);
+        let mut finish = self.shared.finish.subscribe();
+        let finish = finish.wait_for(Option::is_some).await.ok().and_then(|finish| finish.clone());
+        let Some(finish) = finish else {
+            return Err(Error::Closed { host: self.shared.host.clone() });
+        };
+        if let Some(error) = finish.error {
+            return Err(self.look_after(error).await);
+        }
+        timer.done(1, finish.exit.as_ref().map_or("", |_| "the runner said goodbye"));
+        Ok(Farewell { exit: finish.exit, status: finish.ended.status, closed: finish.ended.closed })
+    }
+
+    /// The connection is gone and the runner may not be: if that can be done without asking anybody, log in once more,
+    /// look, and end what is left.
+    async fn look_after(&self, error: Error) -> Error {
+        let (Error::Lost { pid: Some(pid), .. }, true) = (&error, self.transport.unattended()) else {
+            return error;
+        };
+        let left = Left { pid: *pid, token: &self.token, sha256: &self.ready().sha256 };
+        let found = aftermath::look(&*self.transport, left, &*self.shared.observer).await;
+        let Error::Lost { host, step, reason, pid } = error else { return error };
+        let (told, pid) = match found {
+            Aftermath::Gone => ("a second login found nothing of it left".to_owned(), None),
+            Aftermath::Ended => ("a second login found its runner and ended it".to_owned(), None),
+            Aftermath::StillThere => ("a second login found its runner still there, ending its commands".to_owned(), pid),
+            Aftermath::Unknown(why) => (format!("a second login could not tell what is left ({why})"), pid),
+        };
+        Error::Lost { host, step, reason: format!("{reason}; {told}"), pid }
+    }
+}
+
+fn message<C: CommandSpec>(
+    shared: &Shared,
+    command: &C,
+    options: CommandOptions,
+    window: u64,
+) -> Result<(CommandMessage, bool), Error> {
+    let config = |reason: String| Error::Config { host: shared.host.clone(), reason };
+    let params: Box<RawValue> = serde_json::value::to_raw_value(command)
+        .map_err(|error| config(format!("the parameters of {} cannot be sent: {error}", C::TYPE.name())))?;
+    let wants_input = wants_input(&params);
+    let message = CommandMessage {
+        id: shared.next_id(),
+        kind: C::TYPE,
+        // Rounded up: a command may not get less time than was asked for.
+        timeout: options.timeout.as_secs() + u64::from(options.timeout.subsec_nanos() > 0),
+        params,
+        idempotency_key: options.idempotency_key,
+        signature: String::new(),
+        metadata: options.metadata,
+        check: options.check,
+        diff: options.diff,
+        r#become: options.r#become,
+        window: Some(window),
+    };
+    if message.timeout == 0 {
+        return Err(config("a timeout must be at least a second".into()));
+    }
+    Ok((message, wants_input))
+}
+
+/// Whether the parameters announce INPUT.
+fn wants_input(params: &RawValue) -> bool {
+    #[derive(serde::Deserialize, Default)]
+    #[serde(default)]
+    struct Announced {
+        stdin_from: Option<serde::de::IgnoredAny>,
+        content_from: Option<serde::de::IgnoredAny>,
+    }
+    let announced: Announced = serde_json::from_str(params.get()).unwrap_or_default();
+    announced.stdin_from.is_some() || announced.content_from.is_some()
+}
+
+fn encode(shared: &Shared, message: &CommandMessage) -> Result<Bytes, Error> {
+    let line = shared.encode(&ControllerMessage::Command(message.clone()));
+    if line.len() > FRAME_LIMIT {
+        return Err(Error::Config {
+            host: shared.host.clone(),
+            reason: format!(
+                "the command takes {} bytes, more than the {FRAME_LIMIT} of a frame; send contents as input instead",
+                line.len()
+            ),
+        });
+    }
+    Ok(line)
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -1,0 +1,425 @@
+//! What a session's tasks and its users share: the commands under way, what was heard, how it ended.
+//!
+//! Nothing here waits while it holds the lock, and nothing here knows a transport.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use sortie_protocol::message::{Done, ErrorFrame, Event, Exit, Ready, RunnerMessage};
+use sortie_protocol::time::Timestamp;
+use sortie_protocol::{ControllerMessage, Encoding, Stream};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::error::Error;
+use crate::observe::{Direction, FrameTrace, Observer, Step};
+use crate::transport::Ended;
+
+/// Events without output that may wait for a consumer, for each command; more are dropped and counted.
+const MESSAGES: usize = 1024;
+/// The same in bytes.
+const MESSAGE_BYTES: usize = 1024 * 1024;
+/// Credit for input where READY does not say it.
+const STDIN_WINDOW: u64 = 256 * 1024;
+
+/// How a command ended: its result as it came, or why there is none.
+pub(super) type Outcome = Result<Box<Done>, Error>;
+
+/// How a session ended.
+#[derive(Debug, Clone)]
+pub(super) struct Finish {
+    pub(super) exit: Option<Exit>,
+    pub(super) ended: Ended,
+    /// Why it was not in order.
+    pub(super) error: Option<Error>,
+}
+
+/// A command under way.
+#[derive(Default)]
+struct Command {
+    events: VecDeque<Event>,
+    /// Output bytes that were sent and not yet acknowledged, and the most that may be.
+    unacknowledged: u64,
+    window: u64,
+    messages: usize,
+    message_bytes: usize,
+    dropped: u64,
+    outcome: Option<Outcome>,
+    wants_input: bool,
+    input_credit: u64,
+}
+
+/// One queue's worth of news for whoever holds a command.
+pub(super) enum News {
+    Event(Event),
+    Outcome(Outcome),
+}
+
+/// What goes to the writer.
+pub(super) enum Outgoing {
+    Frame(Bytes),
+    /// Nothing more comes: end of input.
+    End,
+}
+
+#[derive(Default)]
+struct State {
+    commands: HashMap<String, Command>,
+    exit: Option<Exit>,
+    /// Set once; nothing is sent or started afterwards.
+    failed: Option<Error>,
+    /// SHUTDOWN was sent: commands are accepted no more.
+    closing: bool,
+}
+
+pub(super) struct Shared {
+    pub(super) host: String,
+    pub(super) observer: Arc<dyn Observer>,
+    trace: bool,
+    ready: OnceLock<Ready>,
+    state: Mutex<State>,
+    /// Wakes whoever waits for events, outcomes or credit.
+    news: Notify,
+    /// Small frames that must not wait: CANCEL, CREDIT, PING, SHUTDOWN.
+    pub(super) urgent: mpsc::UnboundedSender<Outgoing>,
+    /// Commands and input, which may have to wait for the link.
+    pub(super) bulk: mpsc::Sender<Outgoing>,
+    pub(super) finish: watch::Sender<Option<Finish>>,
+    next_id: AtomicU64,
+}
+
+/// The receiving ends of a [`Shared`]'s queues.
+pub(super) struct Queues {
+    pub(super) urgent: mpsc::UnboundedReceiver<Outgoing>,
+    pub(super) bulk: mpsc::Receiver<Outgoing>,
+}
+
+impl Shared {
+    pub(super) fn new(host: String, observer: Arc<dyn Observer>) -> (Arc<Self>, Queues) {
+        let (urgent, urgent_receiver) = mpsc::unbounded_channel();
+        let (bulk, bulk_receiver) = mpsc::channel(4);
+        let shared = Self {
+            host,
+            trace: observer.wants_frames(),
+            observer,
+            ready: OnceLock::new(),
+            state: Mutex::default(),
+            news: Notify::new(),
+            urgent,
+            bulk,
+            finish: watch::Sender::new(None),
+            next_id: AtomicU64::new(1),
+        };
+        (Arc::new(shared), Queues { urgent: urgent_receiver, bulk: bulk_receiver })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn next_id(&self) -> String {
+        format!("c{}", self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn ready(&self) -> Option<&Ready> {
+        self.ready.get()
+    }
+
+    /// The runner is up: input may flow.
+    pub(super) fn set_ready(&self, ready: Ready) {
+        let window = ready.limits.map_or(STDIN_WINDOW, |limits| limits.stdin_window);
+        // Set once, by the one task that starts the session.
+        let _ = self.ready.set(ready);
+        for command in self.state().commands.values_mut().filter(|command| command.wants_input) {
+            command.input_credit = window;
+        }
+        self.news.notify_waiters();
+    }
+
+    /// Takes a command under its id, before it is sent.
+    pub(super) fn add_command(&self, id: &str, window: Option<u64>, wants_input: bool) -> Result<(), Error> {
+        let credit = self.ready().map(|ready| ready.limits.map_or(STDIN_WINDOW, |limits| limits.stdin_window));
+        let mut state = self.state();
+        if let Some(error) = &state.failed {
+            return Err(error.clone());
+        }
+        if state.closing {
+            return Err(Error::Closed { host: self.host.clone() });
+        }
+        if state.commands.contains_key(id) {
+            return Err(Error::Config {
+                host: self.host.clone(),
+                reason: format!("a command with the id {id:?} is already under way"),
+            });
+        }
+        let input_credit = if wants_input { credit.unwrap_or(0) } else { 0 };
+        let window = window.unwrap_or(u64::MAX);
+        state.commands.insert(id.to_owned(), Command { window, wants_input, input_credit, ..Command::default() });
+        Ok(())
+    }
+
+    /// Forgets a command that nobody waits for. Says whether it was still running.
+    pub(super) fn forget(&self, id: &str) -> bool {
+        self.state().commands.remove(id).is_some_and(|command| command.outcome.is_none())
+    }
+
+    pub(super) fn set_closing(&self) -> bool {
+        !std::mem::replace(&mut self.state().closing, true)
+    }
+
+    pub(super) fn exit(&self) -> Option<Exit> {
+        self.state().exit.clone()
+    }
+
+    /// The next event of a command, or how it ended once its events are taken.
+    pub(super) async fn next_news(&self, id: &str) -> News {
+        loop {
+            let notified = self.news.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if let Some(news) = self.try_news(id) {
+                return news;
+            }
+            notified.await;
+        }
+    }
+
+    fn try_news(&self, id: &str) -> Option<News> {
+        let mut state = self.state();
+        let Some(command) = state.commands.get_mut(id) else {
+            // Taken already, or the session was gone before it was added.
+            let error = state.failed.clone().unwrap_or_else(|| Error::Closed { host: self.host.clone() });
+            return Some(News::Outcome(Err(error)));
+        };
+        if let Some(event) = command.events.pop_front() {
+            if event.stream.is_none() {
+                command.messages -= 1;
+                command.message_bytes -= event.message.len();
+            }
+            return Some(News::Event(event));
+        }
+        let outcome = command.outcome.take()?;
+        state.commands.remove(id);
+        Some(News::Outcome(outcome))
+    }
+
+    /// Whether more events of this command wait right now.
+    pub(super) fn has_events(&self, id: &str) -> bool {
+        self.state().commands.get(id).is_some_and(|command| !command.events.is_empty())
+    }
+
+    /// Output was taken by its consumer, and CREDIT for it is about to be sent.
+    pub(super) fn acknowledge(&self, id: &str, bytes: u64) {
+        if let Some(command) = self.state().commands.get_mut(id) {
+            command.unacknowledged = command.unacknowledged.saturating_sub(bytes);
+        }
+    }
+
+    /// Waits until input may be sent, and takes at most `wanted` bytes of credit.
+    pub(super) async fn take_input_credit(&self, id: &str, wanted: usize) -> Result<usize, Error> {
+        loop {
+            let notified = self.news.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            {
+                let mut state = self.state();
+                if let Some(error) = &state.failed {
+                    return Err(error.clone());
+                }
+                // A command that has ended takes no more input, which is its own business: `grep -q` does that.
+                let Some(command) = state.commands.get_mut(id).filter(|command| command.outcome.is_none()) else {
+                    return Ok(0);
+                };
+                if command.input_credit > 0 {
+                    let taken = usize::try_from(command.input_credit).unwrap_or(usize::MAX).min(wanted);
+                    command.input_credit -= taken as u64;
+                    return Ok(taken);
+                }
+            }
+            notified.await;
+        }
+    }
+
+    /// Ends the session for everybody; the first reason counts.
+    pub(super) fn fail(&self, error: &Error) {
+        {
+            let mut state = self.state();
+            let error = state.failed.get_or_insert_with(|| error.clone()).clone();
+            for command in state.commands.values_mut() {
+                command.outcome.get_or_insert_with(|| Err(error.clone()));
+            }
+        }
+        self.news.notify_waiters();
+    }
+
+    /// Takes in one frame of the runner. An error is one that ends the session: the peer does not keep to the rules.
+    pub(super) fn receive(&self, message: RunnerMessage, bytes: usize) -> Result<(), String> {
+        self.trace_received(&message, bytes);
+        match message {
+            RunnerMessage::Event(event) => self.receive_event(event)?,
+            RunnerMessage::Done(done) => {
+                let id = done.command_id.clone();
+                self.receive_outcome(&id, Ok(Box::new(done)));
+            }
+            RunnerMessage::Error(error) if error.command_id.is_empty() => {
+                // It belongs to no command that waits for it.
+                self.observer.warning(&format!("{}: the runner says {}: {}", self.host, error.code, error.message));
+            }
+            RunnerMessage::Error(error) => {
+                let id = error.command_id.clone();
+                self.receive_outcome(&id, Err(self.command_error(error)));
+            }
+            RunnerMessage::Credit(credit) => {
+                if credit.stream == Stream::Stdin
+                    && let Some(command) = self.state().commands.get_mut(&credit.command_id)
+                {
+                    command.input_credit = command.input_credit.saturating_add(credit.bytes);
+                }
+            }
+            RunnerMessage::Exit(exit) => self.state().exit = Some(exit),
+            RunnerMessage::Pong(_) => return Ok(()),
+            RunnerMessage::Ready(_) => return Err("it sent a second READY".into()),
+        }
+        self.news.notify_waiters();
+        Ok(())
+    }
+
+    fn command_error(&self, error: ErrorFrame) -> Error {
+        Error::Command { host: self.host.clone(), error: Box::new(error) }
+    }
+
+    fn receive_event(&self, event: Event) -> Result<(), String> {
+        let mut state = self.state();
+        // Of a command that nobody waits for any more.
+        let Some(command) = state.commands.get_mut(&event.command_id) else { return Ok(()) };
+        if event.stream.is_some() {
+            command.unacknowledged += output_len(&event);
+            if command.unacknowledged > command.window {
+                return Err(format!(
+                    "it sent {} bytes of output of command {} where {} were allowed",
+                    command.unacknowledged, event.command_id, command.window
+                ));
+            }
+        } else {
+            if command.messages >= MESSAGES || command.message_bytes + event.message.len() > MESSAGE_BYTES {
+                command.dropped += 1;
+                return Ok(());
+            }
+            command.messages += 1;
+            command.message_bytes += event.message.len();
+        }
+        command.events.push_back(event);
+        Ok(())
+    }
+
+    fn receive_outcome(&self, id: &str, outcome: Outcome) {
+        if let Some(command) = self.state().commands.get_mut(id) {
+            if command.dropped > 0 {
+                let dropped = command.dropped;
+                self.observer.warning(&format!("{}: {dropped} messages of command {id} were dropped", self.host));
+            }
+            command.outcome.get_or_insert(outcome);
+        }
+    }
+
+    /// A frame as a line, traced.
+    pub(super) fn encode(&self, message: &ControllerMessage) -> Bytes {
+        let line = message.to_line(now());
+        if self.trace {
+            self.observer.frame(&FrameTrace {
+                direction: Direction::Sent,
+                kind: message.type_name(),
+                command_id: sent_command_id(message),
+                bytes: line.len(),
+                summary: sent_summary(message),
+            });
+        }
+        line.into()
+    }
+
+    /// Sends a small frame at once. Where the session is gone it is dropped, which its user learns elsewhere.
+    pub(super) fn send_urgent(&self, message: &ControllerMessage) {
+        let _ = self.urgent.send(Outgoing::Frame(self.encode(message)));
+    }
+
+    /// Sends a frame that may have to wait for the link.
+    pub(super) async fn send_bulk(&self, line: Bytes) -> Result<(), Error> {
+        if self.bulk.send(Outgoing::Frame(line)).await.is_ok() {
+            return Ok(());
+        }
+        Err(self.state().failed.clone().unwrap_or_else(|| Error::Closed { host: self.host.clone() }))
+    }
+
+    fn trace_received(&self, message: &RunnerMessage, bytes: usize) {
+        if !self.trace {
+            return;
+        }
+        let (command_id, summary) = match message {
+            RunnerMessage::Ready(ready) => ("", format!("{} {} pid {}", ready.version, ready.arch, ready.pid)),
+            RunnerMessage::Event(event) => (
+                event.command_id.as_str(),
+                match event.stream {
+                    Some(stream) => format!("{stream:?}, {} bytes", output_len(event)),
+                    None => format!("{:?}", event.level),
+                },
+            ),
+            RunnerMessage::Done(done) => (done.command_id.as_str(), format!("{:.3} s", done.duration)),
+            RunnerMessage::Error(error) => (error.command_id.as_str(), error.code.to_string()),
+            RunnerMessage::Exit(exit) => ("", format!("{:?}, status {}", exit.reason, exit.exit_code)),
+            RunnerMessage::Credit(credit) => {
+                (credit.command_id.as_str(), format!("{:?}, {} bytes", credit.stream, credit.bytes))
+            }
+            RunnerMessage::Pong(_) => ("", String::new()),
+        };
+        let kind = message.type_name();
+        self.observer.frame(&FrameTrace { direction: Direction::Received, kind, command_id, bytes, summary });
+    }
+
+    /// What an error of this session is called while it lasts.
+    pub(super) fn lost(&self, step: Step, reason: String, alive: bool) -> Error {
+        let pid = self.ready().map(|ready| ready.pid).filter(|_| alive);
+        Error::Lost { host: self.host.clone(), step, reason, pid }
+    }
+}
+
+/// Bytes of output in an event, without decoding them.
+pub(super) fn output_len(event: &Event) -> u64 {
+    let text = event.message.as_bytes();
+    let len = match event.encoding {
+        None => text.len(),
+        Some(Encoding::Base64) => {
+            let padding = text.iter().rev().take(2).take_while(|&&b| b == b'=').count();
+            (text.len() / 4 * 3).saturating_sub(padding)
+        }
+    };
+    len as u64
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix(i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
+}
+
+fn sent_command_id(message: &ControllerMessage) -> &str {
+    match message {
+        ControllerMessage::Command(command) => &command.id,
+        ControllerMessage::Input(input) => &input.command_id,
+        ControllerMessage::Credit(credit) => &credit.command_id,
+        ControllerMessage::Cancel(cancel) => &cancel.command_id,
+        ControllerMessage::Confirm(confirm) => &confirm.command_id,
+        ControllerMessage::Ping(_) | ControllerMessage::Shutdown(_) => "",
+    }
+}
+
+fn sent_summary(message: &ControllerMessage) -> String {
+    match message {
+        ControllerMessage::Command(c) => {
+            format!("{}, timeout {} s, params of {} bytes", c.kind.name(), c.timeout, c.params.get().len())
+        }
+        ControllerMessage::Input(i) => format!("{} bytes{}", i.data.len(), if i.eof { ", the last" } else { "" }),
+        ControllerMessage::Credit(c) => format!("{:?}, {} bytes", c.stream, c.bytes),
+        ControllerMessage::Cancel(_) | ControllerMessage::Confirm(_) | ControllerMessage::Ping(_) => String::new(),
+        ControllerMessage::Shutdown(s) => s.grace.map_or_else(String::new, |grace| format!("grace {grace} s")),
+    }
+}
