@@ -1,8 +1,12 @@
 //! From a name to a TCP connection: every address of the host, tried in turns, within one time limit.
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -18,7 +22,7 @@ pub(super) async fn connect(
     address: &str,
     port: u16,
     observer: &dyn Observer,
-) -> Result<TcpStream, Error> {
+) -> Result<Prompt, Error> {
     let timer = StepTimer::start(observer, Step::Resolve);
     let found = tokio::net::lookup_host((address, port)).await;
     let addresses: Vec<SocketAddr> = found
@@ -41,7 +45,59 @@ pub(super) async fn connect(
     let _ = stream.set_nodelay(true);
     let peer = stream.peer_addr().map_or_else(|_| String::new(), |peer| peer.to_string());
     timer.done(1, &peer);
-    Ok(stream)
+    Ok(Prompt(stream))
+}
+
+/// A TCP connection that acknowledges at once what it receives.
+///
+/// sshd leaves Nagle's algorithm on for sessions without a terminal: its second small packet waits until the first is
+/// acknowledged, which a kernel that hopes for data to send along puts off by 40 ms. Measured: opening a channel took
+/// 45 ms on loopback without this, under 2 ms with it.
+#[derive(Debug)]
+pub(super) struct Prompt(TcpStream);
+
+impl Prompt {
+    /// The kernel falls back by itself after a while (tcp(7), `TCP_QUICKACK`), so this is said again after each read.
+    fn acknowledge_at_once(&self) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = socket2::SockRef::from(&self.0).set_tcp_quickack(true);
+    }
+}
+
+impl AsyncRead for Prompt {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.0).poll_read(cx, buf);
+        if polled.is_ready() {
+            self.acknowledge_at_once();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Prompt {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
 }
 
 /// Both families by turns, in the order of the resolver (RFC 8305 §4), each address once.
