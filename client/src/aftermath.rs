@@ -60,7 +60,8 @@ async fn look_unlimited(transport: &dyn Transport, left: Left<'_>, observer: &dy
     let marker = format!("sortie-{token}");
     let pid = left.pid.to_string();
     let words = ["sh", "-c", LOOK, "sh", "sortie-", &pid, token, sha256].map(String::from).to_vec();
-    let launch = Launch { line: format!("exec sh -c '{LOOK}' sh sortie- {pid} {token} {sha256}"), argv: words };
+    let launch =
+        Launch { line: format!("exec sh -c '{LOOK}' sh sortie- {pid} {token} {sha256}"), argv: words };
     let mut connection = match transport.start(&launch, observer).await {
         Ok(connection) => connection,
         Err(error) => return Aftermath::Unknown(error.to_string()),
@@ -125,7 +126,10 @@ mod tests {
         let child = std::process::Command::new(directory.join("r")).arg("1000").spawn().unwrap();
         let pid = child.id();
         // As on a host, somebody else reaps it.
-        let reaper = std::thread::spawn(move || { let mut child = child; child.wait() });
+        let reaper = std::thread::spawn(move || {
+            let mut child = child;
+            child.wait()
+        });
         assert_eq!(look(&Local, left(pid, &token), &Unobserved).await, Aftermath::Ended);
         assert!(!directory.exists());
         reaper.join().unwrap().unwrap();

@@ -193,7 +193,9 @@ impl fmt::Display for HostKeyProblem {
             Self::Revoked { file, line } => {
                 write!(f, "the host key is revoked by {} line {line}; it is never accepted", file.display())
             }
-            Self::File { file, reason } => write!(f, "{}: {reason}; host keys cannot be checked", file.display()),
+            Self::File { file, reason } => {
+                write!(f, "{}: {reason}; host keys cannot be checked", file.display())
+            }
         }
     }
 }
@@ -294,7 +296,10 @@ impl DirectoryProblem {
             Self::Quota
         } else if has("Read-only file system") {
             Self::ReadOnly
-        } else if has("Permission denied") || has("not permitted") || has("cannot create") && has("Permission") {
+        } else if has("Permission denied")
+            || has("not permitted")
+            || has("cannot create") && has("Permission")
+        {
             Self::Permission
         } else if has("No such file") || has("Not a directory") || has("nonexistent") {
             Self::Missing
@@ -351,7 +356,9 @@ impl fmt::Display for BootstrapProblem {
             Self::MissingProgram { what } => write!(f, "the host lacks {what}, which the start script needs"),
             Self::Damaged { reason } => write!(f, "the runner did not arrive whole: {reason}"),
             Self::NotStarted { reason } => write!(f, "the runner did not come up: {reason}"),
-            Self::Incompatible { reason } => write!(f, "what answered is no runner that we can use: {reason}"),
+            Self::Incompatible { reason } => {
+                write!(f, "what answered is no runner that we can use: {reason}")
+            }
         }
     }
 }
@@ -429,7 +436,9 @@ pub fn printable(bytes: &[u8], limit: usize) -> String {
             '\r' => {}
             '\t' => out.push(' '),
             // Besides C0 and C1: what reorders or hides text on a terminal.
-            c if c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}') => {
+            c if c.is_control()
+                || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}') =>
+            {
                 out.extend(c.escape_unicode());
             }
             c => out.push(c),
@@ -443,8 +452,13 @@ fn seconds(limit: Duration) -> String {
 }
 
 fn auth_text(tried: &[String], allowed: &[String]) -> String {
-    let tried = if tried.is_empty() { "nothing to try: no agent, key or password".into() } else { tried.join("; ") };
-    let allowed = if allowed.is_empty() { String::new() } else { format!(". The server accepts {}", allowed.join(", ")) };
+    let tried =
+        if tried.is_empty() { "nothing to try: no agent, key or password".into() } else { tried.join("; ") };
+    let allowed = if allowed.is_empty() {
+        String::new()
+    } else {
+        format!(". The server accepts {}", allowed.join(", "))
+    };
     format!("{tried}{allowed}")
 }
 

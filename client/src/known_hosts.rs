@@ -236,7 +236,9 @@ pub fn append(file: &Path, host: &HostName, key: &HostKey) -> io::Result<()> {
         Verdict::Unknown => {}
         Verdict::Known => return Ok(()),
         Verdict::Changed { line, .. } | Verdict::Revoked { line, .. } => {
-            return Err(io::Error::other(format!("line {line}, written meanwhile, has another key for the host")));
+            return Err(io::Error::other(format!(
+                "line {line}, written meanwhile, has another key for the host"
+            )));
         }
     }
     let newline = if text.last().is_some_and(|&b| b != b'\n') { "\n" } else { "" };

@@ -38,7 +38,11 @@ fn plain_names_wildcards_and_negation_are_matched() {
     for host in ["web2", "db.example.org", "example.org"] {
         assert_eq!(check(&text, host, 22, &ed(1)), Verdict::Unknown, "{host}");
     }
-    assert_eq!(check(&line("Web1", &ed(1)), "web1", 22, &ed(1)), Verdict::Known, "names are read in any case");
+    assert_eq!(
+        check(&line("Web1", &ed(1)), "web1", 22, &ed(1)),
+        Verdict::Known,
+        "names are read in any case"
+    );
 }
 
 #[test]
@@ -62,7 +66,11 @@ fn any_of_several_keys_of_a_host_will_do() {
     let text = line("web1", &ed(1)) + &line("web1", &ed(2)) + &line("web1", &key("ssh-rsa", 3));
     assert_eq!(check(&text, "web1", 22, &ed(2)), Verdict::Known);
     assert_eq!(check(&text, "web1", 22, &ed(9)), changed(1));
-    assert_eq!(check(&text, "web1", 22, &key("ssh-rsa", 9)), changed(3), "the line with the same type is named");
+    assert_eq!(
+        check(&text, "web1", 22, &key("ssh-rsa", 9)),
+        changed(3),
+        "the line with the same type is named"
+    );
 }
 
 #[test]
@@ -90,7 +98,11 @@ fn other_ports_have_entries_of_their_own() {
     assert_eq!(check(&text, "web1", 2222, &ed(1)), Verdict::Known);
     assert_eq!(check(&text, "web1", 2222, &ed(2)), changed(1));
     assert_eq!(check(&text, "web1", 22, &ed(1)), changed(2));
-    assert_eq!(check(&text, "web1", 2200, &ed(2)), Verdict::Known, "a key of the standard port is good elsewhere");
+    assert_eq!(
+        check(&text, "web1", 2200, &ed(2)),
+        Verdict::Known,
+        "a key of the standard port is good elsewhere"
+    );
     assert_eq!(check(&text, "web1", 2200, &ed(3)), Verdict::Unknown, "another server may listen there");
     assert_eq!(check(&line("[*.lan]:2222", &ed(1)), "a.lan", 2222, &ed(1)), Verdict::Known);
 }
@@ -101,7 +113,11 @@ fn hashed_names_are_found() {
     let hash = |name: &str| {
         let mut mac = Hmac::<Sha1>::new_from_slice(b"salt salt salt salt!").unwrap();
         mac.update(name.as_bytes());
-        format!("|1|{}|{}", STANDARD.encode(b"salt salt salt salt!"), STANDARD.encode(mac.finalize().into_bytes()))
+        format!(
+            "|1|{}|{}",
+            STANDARD.encode(b"salt salt salt salt!"),
+            STANDARD.encode(mac.finalize().into_bytes())
+        )
     };
     let text = line(&hash("web1"), &ed(1)) + &line(&hash("[web1]:2222"), &ed(2)) + &line("|1|broken", &ed(3));
     assert_eq!(check(&text, "web1", 22, &ed(1)), Verdict::Known);
@@ -112,8 +128,14 @@ fn hashed_names_are_found() {
 #[test]
 fn a_name_hashed_by_ssh_keygen_is_found() {
     // `ssh-keygen -H` of a file with "web1.example.org ssh-ed25519 …"; salt and hash as it wrote them.
-    assert_eq!(hashed_name_matches("F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg=", "192.168.1.61"), Some(true));
-    assert_eq!(hashed_name_matches("F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg=", "192.168.1.62"), Some(false));
+    assert_eq!(
+        hashed_name_matches("F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg=", "192.168.1.61"),
+        Some(true)
+    );
+    assert_eq!(
+        hashed_name_matches("F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg=", "192.168.1.62"),
+        Some(false)
+    );
 }
 
 #[test]

@@ -174,7 +174,9 @@ impl RunnerSet {
     /// # Errors
     /// The directory or one of those files cannot be read; the error names it.
     pub fn from_dir(directory: &Path) -> io::Result<Self> {
-        let named = |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let named = |path: &Path, error: io::Error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        };
         std::fs::read_dir(directory).map_err(|error| named(directory, error))?;
         let mut set = Self::new();
         for &machine in Machine::ALL {

@@ -106,7 +106,9 @@ impl Secrets for FixedSecrets {
         // The same answer twice would only count as another failed try.
         let answer = match question {
             Question::Passphrase { attempt: 1, .. } => self.passphrase.clone(),
-            Question::Password { attempt: 1, .. } | Question::Prompt { echo: false, .. } => self.password.clone(),
+            Question::Password { attempt: 1, .. } | Question::Prompt { echo: false, .. } => {
+                self.password.clone()
+            }
             _ => None,
         };
         Box::pin(async move { answer })

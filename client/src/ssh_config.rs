@@ -102,7 +102,9 @@ impl ConfigSource {
         let mut files = Vec::new();
         for path in paths {
             match std::fs::read(&path) {
-                Ok(bytes) => files.push(ConfigFile { text: String::from_utf8_lossy(&bytes).into_owned(), path }),
+                Ok(bytes) => {
+                    files.push(ConfigFile { text: String::from_utf8_lossy(&bytes).into_owned(), path })
+                }
                 Err(error) if !must_exist && error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err((path, error)),
             }
@@ -116,7 +118,8 @@ impl ConfigSource {
 /// # Errors
 /// [`ConfigError`] for a line that applies to `host` and is malformed, unknown, or not supported.
 pub fn lookup(files: &[ConfigFile], host: &str) -> Result<HostConfig, ConfigError> {
-    let mut reader = Reader { host, found: HostConfig::default(), ignore_unknown: Vec::new(), seen: HashMap::new() };
+    let mut reader =
+        Reader { host, found: HostConfig::default(), ignore_unknown: Vec::new(), seen: HashMap::new() };
     for file in files {
         reader.read(file)?;
     }
@@ -145,20 +148,78 @@ enum Met {
 /// Keywords of ssh_config(5) that have no bearing on a session of ours: logging, multiplexing, forwarding, terminals,
 /// prompts, and checks that we make more strictly anyway.
 const PASSED_OVER: &[&str] = &[
-    "addkeystoagent", "batchmode", "canonicaldomains", "canonicalizefallbacklocal", "canonicalizemaxdots",
-    "canonicalizepermittedcnames", "channeltimeout", "checkhostip", "clearallforwardings", "compression",
-    "compressionlevel", "connectionattempts", "connecttimeout", "controlmaster", "controlpath", "controlpersist",
-    "dynamicforward", "enableescapecommandline", "enablesshkeysign", "escapechar", "exitonforwardfailure",
-    "fingerprinthash", "forkafterauthentication", "forwardagent", "forwardx11", "forwardx11timeout",
-    "forwardx11trusted", "gatewayports", "gssapiauthentication", "gssapiclientidentity", "gssapidelegatecredentials",
-    "gssapikexalgorithms", "gssapikeyexchange", "gssapirenewalforcesrekey", "gssapiserveridentity",
-    "gssapitrustdns", "hashknownhosts", "hostbasedacceptedalgorithms", "hostbasedkeytypes", "ipqos",
-    "localcommand", "localforward", "loglevel", "logverbose", "nohostauthenticationforlocalhost",
-    "numberofpasswordprompts", "obscurekeystroketiming", "permitlocalcommand", "permitremoteopen", "protocol",
-    "rekeylimit", "remoteforward", "requesttty", "securitykeyprovider", "sendenv", "serveralivecountmax",
-    "serveraliveinterval", "setenv", "stdinnull", "streamlocalbindmask", "streamlocalbindunlink", "syslogfacility",
-    "tcpkeepalive", "tunnel", "tunneldevice", "updatehostkeys", "useprivilegedport", "verifyhostkeydns",
-    "versionaddendum", "visualhostkey", "warnweakcrypto", "xauthlocation",
+    "addkeystoagent",
+    "batchmode",
+    "canonicaldomains",
+    "canonicalizefallbacklocal",
+    "canonicalizemaxdots",
+    "canonicalizepermittedcnames",
+    "channeltimeout",
+    "checkhostip",
+    "clearallforwardings",
+    "compression",
+    "compressionlevel",
+    "connectionattempts",
+    "connecttimeout",
+    "controlmaster",
+    "controlpath",
+    "controlpersist",
+    "dynamicforward",
+    "enableescapecommandline",
+    "enablesshkeysign",
+    "escapechar",
+    "exitonforwardfailure",
+    "fingerprinthash",
+    "forkafterauthentication",
+    "forwardagent",
+    "forwardx11",
+    "forwardx11timeout",
+    "forwardx11trusted",
+    "gatewayports",
+    "gssapiauthentication",
+    "gssapiclientidentity",
+    "gssapidelegatecredentials",
+    "gssapikexalgorithms",
+    "gssapikeyexchange",
+    "gssapirenewalforcesrekey",
+    "gssapiserveridentity",
+    "gssapitrustdns",
+    "hashknownhosts",
+    "hostbasedacceptedalgorithms",
+    "hostbasedkeytypes",
+    "ipqos",
+    "localcommand",
+    "localforward",
+    "loglevel",
+    "logverbose",
+    "nohostauthenticationforlocalhost",
+    "numberofpasswordprompts",
+    "obscurekeystroketiming",
+    "permitlocalcommand",
+    "permitremoteopen",
+    "protocol",
+    "rekeylimit",
+    "remoteforward",
+    "requesttty",
+    "securitykeyprovider",
+    "sendenv",
+    "serveralivecountmax",
+    "serveraliveinterval",
+    "setenv",
+    "stdinnull",
+    "streamlocalbindmask",
+    "streamlocalbindunlink",
+    "syslogfacility",
+    "tcpkeepalive",
+    "tunnel",
+    "tunneldevice",
+    "updatehostkeys",
+    "useprivilegedport",
+    "verifyhostkeydns",
+    "versionaddendum",
+    "visualhostkey",
+    "warnweakcrypto",
+    "xauthlocation",
 ];
 
 /// Keywords that change where or how a connection is made, with the values that leave it as it is.
@@ -449,7 +510,9 @@ pub(crate) fn expand_tokens(text: &str, value: impl Fn(char) -> Option<String>) 
         match chars.next() {
             Some('%') => out.push('%'),
             Some(token) => {
-                out.push_str(&value(token).ok_or_else(|| format!("token %{token} in {text:?} is not supported"))?);
+                out.push_str(
+                    &value(token).ok_or_else(|| format!("token %{token} in {text:?} is not supported"))?,
+                );
             }
             None => return Err(format!("{text:?} ends in a lone %")),
         }

@@ -33,7 +33,11 @@ fn keywords_are_read_in_any_case_with_equals_signs_and_quotes() {
         "web1",
     );
     assert!(config.unwrap_err().reason.contains("' '"), "a user with a space is refused");
-    let config = read("HOST=web1\r\n PORT\t=\t22\n IdentityFile \"/k/with space\" # comment\n hostname='10.0.0.1'\n", "web1").unwrap();
+    let config = read(
+        "HOST=web1\r\n PORT\t=\t22\n IdentityFile \"/k/with space\" # comment\n hostname='10.0.0.1'\n",
+        "web1",
+    )
+    .unwrap();
     assert_eq!(config.port, Some(22));
     assert_eq!(config.identity_files, ["/k/with space"]);
     assert_eq!(config.host_name.as_deref(), Some("10.0.0.1"));
@@ -49,7 +53,10 @@ fn host_blocks_take_globs_and_negation() {
 
 #[test]
 fn tokens_in_host_names_are_expanded_or_refused() {
-    assert_eq!(read("HostName %h.example.org\n", "web1").unwrap().host_name.as_deref(), Some("web1.example.org"));
+    assert_eq!(
+        read("HostName %h.example.org\n", "web1").unwrap().host_name.as_deref(),
+        Some("web1.example.org")
+    );
     assert!(read("HostName %%h\n", "web1").is_ok_and(|c| c.host_name.as_deref() == Some("%h")));
     let error = read("Host web1\n  HostName %L.x\n", "web1").unwrap_err();
     assert_eq!(error.line, 2);
@@ -66,9 +73,19 @@ fn keywords_without_bearing_are_passed_over() {
 #[test]
 fn what_changes_the_connection_is_refused_by_name_file_and_line() {
     for line in [
-        "ProxyJump bastion", "ProxyCommand nc %h %p", "HostKeyAlias x", "CanonicalizeHostname yes", "BindAddress ::1",
-        "CertificateFile c", "IdentityAgent none", "PKCS11Provider p", "Include more", "Ciphers aes128-ctr",
-        "RevokedHostKeys /f", "PubkeyAuthentication no", "AddressFamily inet6",
+        "ProxyJump bastion",
+        "ProxyCommand nc %h %p",
+        "HostKeyAlias x",
+        "CanonicalizeHostname yes",
+        "BindAddress ::1",
+        "CertificateFile c",
+        "IdentityAgent none",
+        "PKCS11Provider p",
+        "Include more",
+        "Ciphers aes128-ctr",
+        "RevokedHostKeys /f",
+        "PubkeyAuthentication no",
+        "AddressFamily inet6",
     ] {
         let error = read(&format!("\nHost web1\n  {line}\n"), "web1").unwrap_err();
         let keyword = line.split(' ').next().unwrap();
@@ -88,7 +105,10 @@ fn values_that_change_nothing_are_not_refused() {
 fn a_match_block_that_cannot_apply_is_skipped_and_any_other_refused() {
     let body = "  User other\n  ProxyJump b\n";
     assert_eq!(read(&format!("Match host db*\n{body}"), "web1"), Ok(HostConfig::default()));
-    assert_eq!(read(&format!("Match originalhost db1,db2 user x\n{body}"), "web1"), Ok(HostConfig::default()));
+    assert_eq!(
+        read(&format!("Match originalhost db1,db2 user x\n{body}"), "web1"),
+        Ok(HostConfig::default())
+    );
     for line in ["Match all", "Match exec true", "Match host web*", "Match user x", "Match final"] {
         assert!(read(&format!("{line}\n{body}"), "web1").unwrap_err().reason.contains("Match"), "{line}");
     }
@@ -108,9 +128,11 @@ fn no_host_key_check_is_read_as_accept_new_with_a_warning() {
     let config = read("StrictHostKeyChecking no\n", "web1").unwrap();
     assert_eq!(config.host_key_policy, Some(HostKeyPolicy::AcceptNew));
     assert!(config.warnings[0].contains("line 1") && config.warnings[0].contains("accept-new"));
-    for (value, policy) in
-        [("yes", HostKeyPolicy::Strict), ("ask", HostKeyPolicy::Strict), ("accept-new", HostKeyPolicy::AcceptNew)]
-    {
+    for (value, policy) in [
+        ("yes", HostKeyPolicy::Strict),
+        ("ask", HostKeyPolicy::Strict),
+        ("accept-new", HostKeyPolicy::AcceptNew),
+    ] {
         let config = read(&format!("StrictHostKeyChecking {value}\n"), "web1").unwrap();
         assert_eq!((config.host_key_policy, config.warnings), (Some(policy), vec![]));
     }
@@ -125,7 +147,16 @@ fn known_hosts_files_may_be_several_or_none() {
 
 #[test]
 fn malformed_lines_are_errors() {
-    for text in ["Port\n", "Port x\n", "Port 0\n", "User \"a\n", "IdentitiesOnly maybe\n", "Host\n", "=x\n", "Port 1 2\n"] {
+    for text in [
+        "Port\n",
+        "Port x\n",
+        "Port 0\n",
+        "User \"a\n",
+        "IdentitiesOnly maybe\n",
+        "Host\n",
+        "=x\n",
+        "Port 1 2\n",
+    ] {
         assert!(read(text, "web1").is_err(), "{text:?}");
     }
 }

@@ -16,7 +16,9 @@ pub struct Target {
 
 /// Why a string is no target: what is wrong with it and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a host: {reason}; write [user@]host[:port], with an IPv6 address and port as [2001:db8::1]:22")]
+#[error(
+    "{text:?} is not a host: {reason}; write [user@]host[:port], with an IPv6 address and port as [2001:db8::1]:22"
+)]
 pub struct InvalidTarget {
     /// What was given.
     pub text: String,
@@ -47,7 +49,11 @@ impl Target {
         }
         let (host, port) = split_port(rest)?;
         check_host(host)?;
-        Ok(Self { user: user.map(Into::into), host: host.to_owned(), port: port.map(parse_port).transpose()? })
+        Ok(Self {
+            user: user.map(Into::into),
+            host: host.to_owned(),
+            port: port.map(parse_port).transpose()?,
+        })
     }
 
     /// A host without user and port.
@@ -139,7 +145,10 @@ pub(crate) fn check_host(host: &str) -> Result<(), String> {
     if host.starts_with('-') {
         return Err("a host cannot begin with -".into());
     }
-    match host.chars().find(|c| c.is_whitespace() || c.is_control() || "/\\\"'`$,;|&<>(){}[]*?!@#".contains(*c)) {
+    match host
+        .chars()
+        .find(|c| c.is_whitespace() || c.is_control() || "/\\\"'`$,;|&<>(){}[]*?!@#".contains(*c))
+    {
         Some(bad) => Err(format!("a host cannot contain {bad:?}")),
         None if host.contains(':') && !is_ipv6(host) => Err(format!("{host:?} is no IPv6 address")),
         None => Ok(()),

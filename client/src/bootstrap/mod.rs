@@ -101,8 +101,10 @@ pub async fn start(
 
 fn random_hex(host: &str) -> Result<String, Error> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::Config { host: host.to_owned(), reason: format!("no random numbers: {error}") })?;
+    getrandom::fill(&mut bytes).map_err(|error| Error::Config {
+        host: host.to_owned(),
+        reason: format!("no random numbers: {error}"),
+    })?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -170,7 +172,8 @@ impl Talk<'_> {
 
         let timer = StepTimer::start(observer, Step::StartRunner);
         let deadline = Instant::now() + options.start_timeout;
-        let result = match tokio::time::timeout_at(deadline, self.start_runner(&chosen, &probe, early)).await {
+        let result = match tokio::time::timeout_at(deadline, self.start_runner(&chosen, &probe, early)).await
+        {
             Ok(result) => result,
             Err(_) => Err(Error::TimedOut {
                 host: self.host.to_owned(),
@@ -183,7 +186,8 @@ impl Talk<'_> {
         for directory in &self.tried {
             observer.warning(&format!("{}: passed over {directory}", self.host));
         }
-        let how = if probe.cached.as_deref() == Some(chosen.sha256()) { "from the cache" } else { "uploaded" };
+        let how =
+            if probe.cached.as_deref() == Some(chosen.sha256()) { "from the cache" } else { "uploaded" };
         timer.done(if probe.exact { 1 } else { 2 }, how);
         Ok(Started {
             ready,
@@ -263,7 +267,8 @@ impl Talk<'_> {
             self.send(format!("cached 0 0 {digest}\n").into()).await?;
             self.send(early).await?;
         } else {
-            let (packing, payload) = if probe.gzip { ("gzip", runner.gzip()) } else { ("raw", runner.bytes()) };
+            let (packing, payload) =
+                if probe.gzip { ("gzip", runner.gzip()) } else { ("raw", runner.bytes()) };
             let header = format!("{packing} {} {} {digest}\n", payload.len(), runner.bytes().len());
             self.send(header.into()).await?;
             self.send(payload.clone()).await?;
@@ -284,7 +289,11 @@ impl Talk<'_> {
         Err(self.not_started().await)
     }
 
-    async fn await_ready(&mut self, digest: &str, mut held_back: Option<Bytes>) -> Result<(Ready, Vec<u8>), Error> {
+    async fn await_ready(
+        &mut self,
+        digest: &str,
+        mut held_back: Option<Bytes>,
+    ) -> Result<(Ready, Vec<u8>), Error> {
         let mut noise = 0;
         loop {
             while let Some(line) = self.decoder.next_line() {

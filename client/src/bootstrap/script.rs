@@ -74,7 +74,10 @@ pub fn argv(arguments: &[String]) -> Vec<String> {
 pub fn line(arguments: &[String]) -> String {
     let mut line = format!("exec sh -c '{SCRIPT}' sh");
     for argument in arguments {
-        debug_assert!(argument.bytes().all(|b| b.is_ascii_alphanumeric() || b"-./: ".contains(&b)), "{argument}");
+        debug_assert!(
+            argument.bytes().all(|b| b.is_ascii_alphanumeric() || b"-./: ".contains(&b)),
+            "{argument}"
+        );
         if argument.contains(' ') {
             line.push_str(&format!(" '{argument}'"));
         } else {

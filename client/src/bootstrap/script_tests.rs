@@ -85,7 +85,8 @@ impl Bench {
 
     /// Runs the script in `shell` (a program and its first arguments) with `input`, which ends there.
     fn run(&self, shell: &[&str], cache: &str, input: &[u8]) -> Output {
-        let own = ["-c", SCRIPT, "sh", &MARKER[..16], &MARKER[16..], &self.token, "60", cache, "--ttl", "600"];
+        let own =
+            ["-c", SCRIPT, "sh", &MARKER[..16], &MARKER[16..], &self.token, "60", cache, "--ttl", "600"];
         let command = self.command(shell[0], &[&shell[1..], &own].concat());
         feed(command, input)
     }
@@ -123,7 +124,13 @@ fn find(program: &str) -> Option<PathBuf> {
 /// Every shell of this machine that could be its `sh`.
 fn shells() -> Vec<Vec<&'static str>> {
     let all: [&[&str]; 8] = [
-        &["sh"], &["dash"], &["bash", "--posix"], &["busybox", "sh"], &["mksh"], &["ksh"], &["yash"],
+        &["sh"],
+        &["dash"],
+        &["bash", "--posix"],
+        &["busybox", "sh"],
+        &["mksh"],
+        &["ksh"],
+        &["yash"],
         &["zsh", "--emulate", "sh"],
     ];
     all.iter().filter(|shell| find(shell[0]).is_some()).map(|shell| shell.to_vec()).collect()
@@ -156,10 +163,13 @@ fn every_sh_starts_the_runner_with_its_flags_and_the_logins_own_umask_directory_
     for shell in shells() {
         for packing in ["gzip", "raw"] {
             let bench = Bench::new();
-            let input = [&bench.upload(packing, RUNNER.as_bytes())[..], b"{\"frame\":1}\nrest without newline"].concat();
+            let input =
+                [&bench.upload(packing, RUNNER.as_bytes())[..], b"{\"frame\":1}\nrest without newline"]
+                    .concat();
             let output = bench.run(&shell, "-", &input);
             let run = bench.directory.path().join(format!("run/.sortie-{}", bench.token));
-            let mask = text(&feed(bench.command(shell[0], &[&shell[1..], &["-c", "umask"]].concat()), b"").stdout);
+            let mask =
+                text(&feed(bench.command(shell[0], &[&shell[1..], &["-c", "umask"]].concat()), b"").stdout);
             let expected = format!(
                 "{MARKER} {} 1 gzip -\nrunner --dir {} --ttl 600\n{}{}\nvar=::as it was\n{{\"frame\":1}}\nrest without newline",
                 text(&Command::new("uname").arg("-sm").output().unwrap().stdout).trim(),
@@ -181,7 +191,17 @@ fn a_link_cut_at_any_byte_leaves_nothing_and_starts_nothing() {
     for shell in shells() {
         // All bytes with the machine's own sh; elsewhere the places where something begins or ends.
         let header = whole.iter().position(|&b| b == b'\n').unwrap();
-        let some = [0, 1, header, header + 1, header + 2, whole.len() - 40, whole.len() - 34, whole.len() - 33, whole.len() - 1];
+        let some = [
+            0,
+            1,
+            header,
+            header + 1,
+            header + 2,
+            whole.len() - 40,
+            whole.len() - 34,
+            whole.len() - 33,
+            whole.len() - 1,
+        ];
         let cuts: Vec<usize> = if shell == ["sh"] { (0..whole.len()).collect() } else { some.to_vec() };
         for cut in cuts {
             let output = bench.run(&shell, "-", &whole[..cut]);
@@ -237,7 +257,11 @@ fn a_reader_that_reads_ahead_is_noticed_and_nothing_is_lost() {
     let greedy = bench.directory.path().join("greedy");
     let real = find("head").unwrap();
     let block = find("dd").unwrap();
-    fs::write(&greedy, format!("#!/bin/sh\n{} bs=4096 count=1 2>/dev/null | {} \"$@\"\n", block.display(), real.display())).unwrap();
+    fs::write(
+        &greedy,
+        format!("#!/bin/sh\n{} bs=4096 count=1 2>/dev/null | {} \"$@\"\n", block.display(), real.display()),
+    )
+    .unwrap();
     fs::set_permissions(&greedy, fs::Permissions::from_mode(0o755)).unwrap();
     let bench = bench.with_tool("head", &greedy);
 
@@ -279,7 +303,11 @@ fn a_payload_that_is_not_what_was_promised_is_refused() {
         other[at] ^= 1;
         for input in [broken, other] {
             let output = bench.run(&shell, "-", &input);
-            assert!(text(&output.stdout).contains(&format!("{MARKER} damaged")), "{shell:?} {}", text(&output.stdout));
+            assert!(
+                text(&output.stdout).contains(&format!("{MARKER} damaged")),
+                "{shell:?} {}",
+                text(&output.stdout)
+            );
             assert_eq!(output.status.code(), Some(1), "{shell:?}");
             assert_eq!(bench.litter(), [""; 0], "{shell:?}");
         }
@@ -333,7 +361,11 @@ fn a_runner_that_cannot_be_run_leaves_nothing() {
         let bench = Bench::new();
         let output = bench.run(&shell, "-", &bench.upload("raw", b"\x7fELF this is for another machine"));
         assert!(!output.status.success(), "{shell:?}");
-        assert!(text(&output.stdout).contains(&format!("{MARKER} broken ")), "{shell:?} {}", text(&output.stdout));
+        assert!(
+            text(&output.stdout).contains(&format!("{MARKER} broken ")),
+            "{shell:?} {}",
+            text(&output.stdout)
+        );
         assert_eq!(bench.litter(), [""; 0], "{shell:?}");
     }
 }
@@ -347,7 +379,12 @@ fn the_cache_keeps_a_runner_and_finds_it_again() {
         let first = bench.run(&shell, &both, &bench.upload("gzip", RUNNER.as_bytes()));
         let cached = bench.home().join(".cache/sortie").join(&digest);
         let started = format!("runner --keep --ttl 600\n");
-        assert!(text(&first.stdout).contains(&started), "{shell:?}: {} {}", text(&first.stdout), text(&first.stderr));
+        assert!(
+            text(&first.stdout).contains(&started),
+            "{shell:?}: {} {}",
+            text(&first.stdout),
+            text(&first.stderr)
+        );
         assert_eq!(fs::read(&cached).unwrap(), RUNNER.as_bytes());
         assert_eq!(fs::metadata(&cached).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(fs::read_dir(cached.parent().unwrap()).unwrap().count(), 1, "{shell:?}");
@@ -355,7 +392,10 @@ fn the_cache_keeps_a_runner_and_finds_it_again() {
         let input = format!("cached 0 0 {digest}\nframes\n");
         let second = bench.run(&shell, &both, input.as_bytes());
         let stdout = text(&second.stdout);
-        assert!(stdout.contains(&format!(" {digest}\n{started}")) && stdout.ends_with("frames\n"), "{shell:?}: {stdout}");
+        assert!(
+            stdout.contains(&format!(" {digest}\n{started}")) && stdout.ends_with("frames\n"),
+            "{shell:?}: {stdout}"
+        );
 
         fs::set_permissions(&cached, fs::Permissions::from_mode(0o720)).unwrap();
         let third = bench.run(&shell, &both, b"");
@@ -391,11 +431,19 @@ fn every_login_shell_passes_the_line_on_unchanged() {
             continue;
         }
         let bench = Bench::new();
-        let line = line(&[&MARKER[..16], &MARKER[16..], &bench.token, "60", "-", "--ttl", "600"].map(String::from));
+        let line =
+            line(&[&MARKER[..16], &MARKER[16..], &bench.token, "60", "-", "--ttl", "600"].map(String::from));
         let own: &[&str] = if shell == "busybox" { &["sh", "-c", &line] } else { &["-c", &line] };
-        let output = feed(bench.command(shell, own), &[&bench.upload("gzip", RUNNER.as_bytes())[..], b"frames\n"].concat());
+        let output = feed(
+            bench.command(shell, own),
+            &[&bench.upload("gzip", RUNNER.as_bytes())[..], b"frames\n"].concat(),
+        );
         let stdout = text(&output.stdout);
-        assert!(stdout.starts_with(MARKER) && stdout.ends_with("frames\n"), "{shell}: {stdout} {}", text(&output.stderr));
+        assert!(
+            stdout.starts_with(MARKER) && stdout.ends_with("frames\n"),
+            "{shell}: {stdout} {}",
+            text(&output.stderr)
+        );
         assert!(stdout.contains("--ttl 600\n"), "{shell}");
     }
 }

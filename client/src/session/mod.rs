@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::aftermath::{self, Aftermath, Left};
-use crate::client::Client;
 use crate::bootstrap::Started;
+use crate::client::Client;
 use crate::error::Error;
 use crate::observe::{Step, StepTimer};
 use crate::transport::{ExitStatus, Transport};
@@ -25,7 +25,7 @@ mod state;
 mod tasks;
 
 pub use running::{Canceller, InputWriter, Running, Typed, output};
-use state::{Queues, Shared};
+use state::{Outgoing, Shared};
 use tasks::{Order, Times};
 
 /// Seconds between SIGTERM and SIGKILL where nobody says otherwise.
@@ -68,16 +68,16 @@ pub struct Opening {
     client: Client,
     transport: Arc<dyn Transport>,
     shared: Arc<Shared>,
-    queues: Queues,
+    outgoing: mpsc::UnboundedReceiver<Outgoing>,
     early: Vec<u8>,
     window: u64,
 }
 
 impl Opening {
     pub(crate) fn new(client: Client, transport: Arc<dyn Transport>) -> Self {
-        let (shared, queues) = Shared::new(transport.host().to_owned(), client.observer());
+        let (shared, outgoing) = Shared::new(transport.host().to_owned(), client.observer());
         let window = client.window();
-        Self { client, transport, shared, queues, early: Vec::new(), window }
+        Self { client, transport, shared, outgoing, early: Vec::new(), window }
     }
 
     /// Starts a typed command as soon as the runner is up.
@@ -133,12 +133,12 @@ impl Opening {
 
     fn into_session(self, started: Started) -> Session {
         let Started { ready, connection, decoder, token, .. } = started;
-        let Self { client, transport, shared, queues, window, .. } = self;
+        let Self { client, transport, shared, outgoing, window, .. } = self;
         shared.set_ready(ready);
         // A time to live that no clock can hold has no end.
         let deadline = Instant::now().checked_add(client.ttl().saturating_add(2 * GRACE));
         let times = Times { lease: client.lease(), deadline, close_limit: 2 * GRACE };
-        let orders = tasks::spawn(&shared, queues, connection, decoder, times);
+        let orders = tasks::spawn(&shared, outgoing, connection, decoder, times);
         Session { shared, orders, window, transport, token }
     }
 }
@@ -257,7 +257,7 @@ impl Session {
     pub async fn shutdown(self, grace: Option<Duration>) -> Result<Farewell, Error> {
         if self.shared.set_closing() {
             let grace = grace.map(|grace| grace.as_secs());
-            self.shared.send_urgent(&ControllerMessage::Shutdown(Shutdown { grace }));
+            self.shared.send_small(&ControllerMessage::Shutdown(Shutdown { grace }));
         }
         if let Some(grace) = grace {
             let _ = self.orders.send(Order::EndWithin(grace + 2 * GRACE));
@@ -295,7 +295,9 @@ impl Session {
         let (told, pid) = match found {
             Aftermath::Gone => ("a second login found nothing of it left".to_owned(), None),
             Aftermath::Ended => ("a second login found its runner and ended it".to_owned(), None),
-            Aftermath::StillThere => ("a second login found its runner still there, ending its commands".to_owned(), pid),
+            Aftermath::StillThere => {
+                ("a second login found its runner still there, ending its commands".to_owned(), pid)
+            }
             Aftermath::Unknown(why) => (format!("a second login could not tell what is left ({why})"), pid),
         };
         Error::Lost { host, step, reason: format!("{reason}; {told}"), pid }

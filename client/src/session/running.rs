@@ -79,7 +79,7 @@ impl<R> Running<R> {
             if bytes > 0 {
                 self.shared.acknowledge(&self.id, bytes);
                 let credit = Credit { command_id: self.id.clone(), stream, bytes };
-                self.shared.send_urgent(&ControllerMessage::Credit(credit));
+                self.shared.send_small(&ControllerMessage::Credit(credit));
             }
         }
     }
@@ -143,7 +143,7 @@ impl<R> Drop for Running<R> {
     fn drop(&mut self) {
         if !self.ended && self.shared.forget(&self.id) {
             let cancel = Cancel { command_id: self.id.clone(), grace: None };
-            self.shared.send_urgent(&ControllerMessage::Cancel(cancel));
+            self.shared.send_small(&ControllerMessage::Cancel(cancel));
         }
     }
 }
@@ -159,7 +159,7 @@ impl Canceller {
     /// See [`Running::cancel`]. Does nothing once the command has ended.
     pub fn cancel(&self, grace: Option<u64>) {
         let cancel = Cancel { command_id: self.id.clone(), grace };
-        self.shared.send_urgent(&ControllerMessage::Cancel(cancel));
+        self.shared.send_small(&ControllerMessage::Cancel(cancel));
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use sortie_protocol::message::{Done, ErrorFrame, Event, Exit, Ready, RunnerMessage};
 use sortie_protocol::time::Timestamp;
 use sortie_protocol::{ControllerMessage, Encoding, Stream};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::error::Error;
 use crate::observe::{Direction, FrameTrace, Observer, Step};
@@ -20,6 +20,8 @@ use crate::transport::Ended;
 const MESSAGES: usize = 1024;
 /// The same in bytes.
 const MESSAGE_BYTES: usize = 1024 * 1024;
+/// What may wait for the link, in KiB, besides small frames.
+const BUDGET: usize = 1024;
 /// Credit for input where READY does not say it.
 const STDIN_WINDOW: u64 = 256 * 1024;
 
@@ -56,9 +58,10 @@ pub(super) enum News {
     Outcome(Outcome),
 }
 
-/// What goes to the writer.
+/// What goes to the writer. One queue, in order: a CANCEL must not overtake its CMD.
 pub(super) enum Outgoing {
-    Frame(Bytes),
+    /// A line, with its share of the budget if it is one that had to wait for some.
+    Frame(Bytes, Option<OwnedSemaphorePermit>),
     /// Nothing more comes: end of input.
     End,
 }
@@ -81,24 +84,19 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Wakes whoever waits for events, outcomes or credit.
     news: Notify,
-    /// Small frames that must not wait: CANCEL, CREDIT, PING, SHUTDOWN.
-    pub(super) urgent: mpsc::UnboundedSender<Outgoing>,
-    /// Commands and input, which may have to wait for the link.
-    pub(super) bulk: mpsc::Sender<Outgoing>,
+    outgoing: mpsc::UnboundedSender<Outgoing>,
+    /// Bounds what commands and input may wait for the link; small frames (CANCEL, CREDIT, PING, SHUTDOWN) need none.
+    budget: Arc<Semaphore>,
     pub(super) finish: watch::Sender<Option<Finish>>,
     next_id: AtomicU64,
 }
 
-/// The receiving ends of a [`Shared`]'s queues.
-pub(super) struct Queues {
-    pub(super) urgent: mpsc::UnboundedReceiver<Outgoing>,
-    pub(super) bulk: mpsc::Receiver<Outgoing>,
-}
-
 impl Shared {
-    pub(super) fn new(host: String, observer: Arc<dyn Observer>) -> (Arc<Self>, Queues) {
-        let (urgent, urgent_receiver) = mpsc::unbounded_channel();
-        let (bulk, bulk_receiver) = mpsc::channel(4);
+    pub(super) fn new(
+        host: String,
+        observer: Arc<dyn Observer>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Outgoing>) {
+        let (outgoing, receiver) = mpsc::unbounded_channel();
         let shared = Self {
             host,
             trace: observer.wants_frames(),
@@ -106,12 +104,12 @@ impl Shared {
             ready: OnceLock::new(),
             state: Mutex::default(),
             news: Notify::new(),
-            urgent,
-            bulk,
+            outgoing,
+            budget: Arc::new(Semaphore::new(BUDGET)),
             finish: watch::Sender::new(None),
             next_id: AtomicU64::new(1),
         };
-        (Arc::new(shared), Queues { urgent: urgent_receiver, bulk: bulk_receiver })
+        (Arc::new(shared), receiver)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -139,7 +137,8 @@ impl Shared {
 
     /// Takes a command under its id, before it is sent.
     pub(super) fn add_command(&self, id: &str, window: Option<u64>, wants_input: bool) -> Result<(), Error> {
-        let credit = self.ready().map(|ready| ready.limits.map_or(STDIN_WINDOW, |limits| limits.stdin_window));
+        let credit =
+            self.ready().map(|ready| ready.limits.map_or(STDIN_WINDOW, |limits| limits.stdin_window));
         let mut state = self.state();
         if let Some(error) = &state.failed {
             return Err(error.clone());
@@ -155,7 +154,9 @@ impl Shared {
         }
         let input_credit = if wants_input { credit.unwrap_or(0) } else { 0 };
         let window = window.unwrap_or(u64::MAX);
-        state.commands.insert(id.to_owned(), Command { window, wants_input, input_credit, ..Command::default() });
+        state
+            .commands
+            .insert(id.to_owned(), Command { window, wants_input, input_credit, ..Command::default() });
         Ok(())
     }
 
@@ -228,7 +229,8 @@ impl Shared {
                     return Err(error.clone());
                 }
                 // A command that has ended takes no more input, which is its own business: `grep -q` does that.
-                let Some(command) = state.commands.get_mut(id).filter(|command| command.outcome.is_none()) else {
+                let Some(command) = state.commands.get_mut(id).filter(|command| command.outcome.is_none())
+                else {
                     return Ok(0);
                 };
                 if command.input_credit > 0 {
@@ -264,7 +266,8 @@ impl Shared {
             }
             RunnerMessage::Error(error) if error.command_id.is_empty() => {
                 // It belongs to no command that waits for it.
-                self.observer.warning(&format!("{}: the runner says {}: {}", self.host, error.code, error.message));
+                self.observer
+                    .warning(&format!("{}: the runner says {}: {}", self.host, error.code, error.message));
             }
             RunnerMessage::Error(error) => {
                 let id = error.command_id.clone();
@@ -317,7 +320,8 @@ impl Shared {
         if let Some(command) = self.state().commands.get_mut(id) {
             if command.dropped > 0 {
                 let dropped = command.dropped;
-                self.observer.warning(&format!("{}: {dropped} messages of command {id} were dropped", self.host));
+                self.observer
+                    .warning(&format!("{}: {dropped} messages of command {id} were dropped", self.host));
             }
             command.outcome.get_or_insert(outcome);
         }
@@ -338,17 +342,30 @@ impl Shared {
         line.into()
     }
 
-    /// Sends a small frame at once. Where the session is gone it is dropped, which its user learns elsewhere.
-    pub(super) fn send_urgent(&self, message: &ControllerMessage) {
-        let _ = self.urgent.send(Outgoing::Frame(self.encode(message)));
+    /// Sends a small frame. Where the session is gone it is dropped, which its user learns elsewhere.
+    pub(super) fn send_small(&self, message: &ControllerMessage) {
+        let _ = self.outgoing.send(Outgoing::Frame(self.encode(message), None));
     }
 
     /// Sends a frame that may have to wait for the link.
     pub(super) async fn send_bulk(&self, line: Bytes) -> Result<(), Error> {
-        if self.bulk.send(Outgoing::Frame(line)).await.is_ok() {
+        let share = line.len().div_ceil(1024).min(BUDGET);
+        let permit =
+            Arc::clone(&self.budget).acquire_many_owned(u32::try_from(share).unwrap_or(u32::MAX)).await;
+        let sent = match permit {
+            Ok(permit) => self.outgoing.send(Outgoing::Frame(line, Some(permit))).is_ok(),
+            Err(_) => false,
+        };
+        if sent {
             return Ok(());
         }
         Err(self.state().failed.clone().unwrap_or_else(|| Error::Closed { host: self.host.clone() }))
+    }
+
+    /// Closes the runner's input and lets nobody wait for the link any more.
+    pub(super) fn end_output(&self) {
+        self.budget.close();
+        let _ = self.outgoing.send(Outgoing::End);
     }
 
     fn trace_received(&self, message: &RunnerMessage, bytes: usize) {
@@ -356,7 +373,9 @@ impl Shared {
             return;
         }
         let (command_id, summary) = match message {
-            RunnerMessage::Ready(ready) => ("", format!("{} {} pid {}", ready.version, ready.arch, ready.pid)),
+            RunnerMessage::Ready(ready) => {
+                ("", format!("{} {} pid {}", ready.version, ready.arch, ready.pid))
+            }
             RunnerMessage::Event(event) => (
                 event.command_id.as_str(),
                 match event.stream {
@@ -417,9 +436,15 @@ fn sent_summary(message: &ControllerMessage) -> String {
         ControllerMessage::Command(c) => {
             format!("{}, timeout {} s, params of {} bytes", c.kind.name(), c.timeout, c.params.get().len())
         }
-        ControllerMessage::Input(i) => format!("{} bytes{}", i.data.len(), if i.eof { ", the last" } else { "" }),
+        ControllerMessage::Input(i) => {
+            format!("{} bytes{}", i.data.len(), if i.eof { ", the last" } else { "" })
+        }
         ControllerMessage::Credit(c) => format!("{:?}, {} bytes", c.stream, c.bytes),
-        ControllerMessage::Cancel(_) | ControllerMessage::Confirm(_) | ControllerMessage::Ping(_) => String::new(),
-        ControllerMessage::Shutdown(s) => s.grace.map_or_else(String::new, |grace| format!("grace {grace} s")),
+        ControllerMessage::Cancel(_) | ControllerMessage::Confirm(_) | ControllerMessage::Ping(_) => {
+            String::new()
+        }
+        ControllerMessage::Shutdown(s) => {
+            s.grace.map_or_else(String::new, |grace| format!("grace {grace} s"))
+        }
     }
 }

@@ -9,7 +9,7 @@ use sortie_protocol::{ControllerMessage, FrameDecoder, Line, RunnerMessage};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::state::{Finish, Outgoing, Queues, Shared};
+use super::state::{Finish, Outgoing, Shared};
 use crate::error::{Error, printable};
 use crate::observe::Step;
 use crate::transport::{Connection, Ended, Ending};
@@ -38,14 +38,14 @@ pub(super) enum Order {
 /// Starts both tasks.
 pub(super) fn spawn(
     shared: &Arc<Shared>,
-    queues: Queues,
+    outgoing: mpsc::UnboundedReceiver<Outgoing>,
     connection: Connection,
     decoder: FrameDecoder,
     times: Times,
 ) -> mpsc::UnboundedSender<Order> {
     let (orders, receiver) = mpsc::unbounded_channel();
     let Connection { output, input, ending } = connection;
-    tokio::spawn(write(queues, input));
+    tokio::spawn(write(outgoing, input));
     let reader = Reader {
         shared: Arc::clone(shared),
         output,
@@ -61,16 +61,9 @@ pub(super) fn spawn(
     orders
 }
 
-/// Small frames first; they are few and somebody waits for what they do.
-async fn write(mut queues: Queues, input: mpsc::Sender<Bytes>) {
-    loop {
-        let next = tokio::select! {
-            biased;
-            next = queues.urgent.recv() => next,
-            next = queues.bulk.recv() => next,
-        };
-        let Some(Outgoing::Frame(line)) = next else { return };
-        // Into a queue: the write itself is the transport's, which is not cancelled either.
+async fn write(mut outgoing: mpsc::UnboundedReceiver<Outgoing>, input: mpsc::Sender<Bytes>) {
+    while let Some(Outgoing::Frame(line, _share)) = outgoing.recv().await {
+        // Into a queue: the write itself is the transport's, which does not give one up half done either.
         if input.send(line).await.is_err() {
             return;
         }
@@ -111,13 +104,15 @@ impl Reader {
         let error = match (&finish.error, &finish.exit) {
             (Some(error), _) => error.clone(),
             // It is known to be gone, but its commands were not answered because of that.
-            (None, Some(exit)) if exit.reason != ExitReason::Completed => {
-                self.shared.lost(Step::Session, format!("the runner ended by itself: {:?}", exit.reason), false)
-            }
+            (None, Some(exit)) if exit.reason != ExitReason::Completed => self.shared.lost(
+                Step::Session,
+                format!("the runner ended by itself: {:?}", exit.reason),
+                false,
+            ),
             (None, _) => Error::Closed { host: self.shared.host.clone() },
         };
         self.shared.fail(&error);
-        let _ = self.shared.urgent.send(Outgoing::End);
+        self.shared.end_output();
         self.shared.finish.send_replace(Some(finish));
     }
 
@@ -145,7 +140,7 @@ impl Reader {
                         }
                         self.pings += 1;
                         let token = self.pings.to_string();
-                        self.shared.send_urgent(&ControllerMessage::Ping(Ping { token }));
+                        self.shared.send_small(&ControllerMessage::Ping(Ping { token }));
                     }
                 }
                 order = self.orders.recv(), if !dropped => match order {
@@ -154,7 +149,7 @@ impl Reader {
                     None => {
                         dropped = true;
                         if self.shared.set_closing() {
-                            self.shared.send_urgent(&ControllerMessage::Shutdown(Shutdown { grace: Some(0) }));
+                            self.shared.send_small(&ControllerMessage::Shutdown(Shutdown { grace: Some(0) }));
                         }
                         self.end_within(self.times.close_limit);
                     }
@@ -211,14 +206,17 @@ impl Reader {
                     (Some(_), _) => None,
                     (None, Ended { reason: Some(reason), .. }) => lost(with_stderr(reason, &stderr), true),
                     (None, Ended { status, closed, .. }) => {
-                        let status = status.as_ref().map_or_else(|| "no exit status".into(), ToString::to_string);
+                        let status =
+                            status.as_ref().map_or_else(|| "no exit status".into(), ToString::to_string);
                         let reason = format!("the runner ended without saying why ({status})");
                         lost(with_stderr(&reason, &stderr), !closed)
                     }
                 };
                 return Finish { exit, ended, error };
             }
-            Stop::Violation(reason) => lost(format!("the runner does not keep to the protocol: {reason}"), true),
+            Stop::Violation(reason) => {
+                lost(format!("the runner does not keep to the protocol: {reason}"), true)
+            }
             Stop::Silence(lease) => lost(format!("nothing was heard for {} s", lease.as_secs()), true),
             Stop::Deadline => lost("the session outlived its time to live".into(), true),
             Stop::CloseLimit => lost("it did not end in time".into(), true),
@@ -229,7 +227,11 @@ impl Reader {
 }
 
 fn with_stderr(reason: &str, stderr: &str) -> String {
-    if stderr.is_empty() { reason.to_owned() } else { format!("{reason}; it wrote to standard error: {stderr}") }
+    if stderr.is_empty() {
+        reason.to_owned()
+    } else {
+        format!("{reason}; it wrote to standard error: {stderr}")
+    }
 }
 
 async fn sleep_until(instant: Option<Instant>) {

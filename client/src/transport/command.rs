@@ -46,7 +46,8 @@ impl Transport for Command {
 
     fn start<'a>(&'a self, launch: &'a Launch, observer: &'a dyn Observer) -> Starting<'a> {
         Box::pin(async move {
-            let words: &[String] = if self.as_line { std::slice::from_ref(&launch.line) } else { &launch.argv };
+            let words: &[String] =
+                if self.as_line { std::slice::from_ref(&launch.line) } else { &launch.argv };
             start_program(&self.host, self.argv.iter().chain(words).map(String::as_str), observer)
         })
     }

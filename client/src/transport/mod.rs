@@ -15,6 +15,8 @@ use crate::error::Error;
 use crate::observe::Observer;
 
 mod command;
+#[cfg(test)]
+pub(crate) mod fake;
 mod local;
 pub mod ssh;
 mod ssh_auth;
@@ -29,7 +31,7 @@ pub use ssh_options::{SshOptions, SshSettings};
 /// Chunks of output that may wait between a transport and the session; each is at most 64 KiB.
 const OUTPUT_CHUNKS: usize = 32;
 /// Pieces of input that may wait for the writer.
-const INPUT_CHUNKS: usize = 16;
+const INPUT_CHUNKS: usize = 4;
 /// How much is kept of standard error, in bytes: its end.
 const STDERR_TAIL: usize = 64 * 1024;
 

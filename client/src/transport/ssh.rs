@@ -15,7 +15,9 @@ use bytes::{Bytes, BytesMut};
 use russh::client::{self, ChannelOpenHandle, DisconnectReason, Handle, Msg, Session};
 use russh::keys::ssh_key::{Algorithm, EcdsaCurve};
 use russh::keys::{HashAlg, PublicKeyOrCertificate};
-use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Names, Preferred, cipher, kex};
+use russh::{
+    Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Names, Preferred, cipher, kex,
+};
 use tokio::sync::mpsc;
 
 use super::ssh_auth::Login;
@@ -83,7 +85,8 @@ impl Ssh {
         timer.done(logged_in.round_trips, &logged_in.method);
 
         let timer = StepTimer::start(observer, Step::OpenChannel);
-        let opened = self.limited(Step::OpenChannel, options.login_timeout, handle.channel_open_session()).await?;
+        let opened =
+            self.limited(Step::OpenChannel, options.login_timeout, handle.channel_open_session()).await?;
         let channel = opened.map_err(|error| self.lost(Step::OpenChannel, &error))?;
         // The answer is read with the output: to wait for it here would cost a round trip.
         channel
@@ -112,7 +115,8 @@ impl Ssh {
         let options = &self.options;
         let config = |reason| Error::Config { host: options.name.clone(), reason };
         let name = HostName::new(&options.address, options.port);
-        let files: Vec<_> = options.user_known_hosts.iter().chain(&options.global_known_hosts).cloned().collect();
+        let files: Vec<_> =
+            options.user_known_hosts.iter().chain(&options.global_known_hosts).cloned().collect();
         let known = KnownHosts::load(&files).map_err(|(file, error)| {
             config(format!("{} cannot be read, so host keys cannot be checked: {error}", file.display()))
         })?;
@@ -136,7 +140,8 @@ impl Ssh {
             ..client::Config::default()
         });
         let shake = async {
-            let stream = ssh_connect::connect(&options.name, &options.address, options.port, observer).await?;
+            let stream =
+                ssh_connect::connect(&options.name, &options.address, options.port, observer).await?;
             let timer = StepTimer::start(observer, Step::KeyExchange);
             let result = client::connect_stream(library, stream, handler).await;
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,7 +162,12 @@ impl Ssh {
         self.limited(Step::Connect, options.connect_timeout, shake).await?
     }
 
-    async fn limited<T>(&self, step: Step, limit: Duration, work: impl Future<Output = T>) -> Result<T, Error> {
+    async fn limited<T>(
+        &self,
+        step: Step,
+        limit: Duration,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Error> {
         tokio::time::timeout(limit, work).await.map_err(|_| Error::TimedOut {
             host: self.options.name.clone(),
             step,
@@ -305,7 +315,10 @@ impl Handler {
             return if unchanged {
                 Ok(())
             } else {
-                Err(HostKeyProblem::File { file: "this connection".into(), reason: "the host key changed in it".into() })
+                Err(HostKeyProblem::File {
+                    file: "this connection".into(),
+                    reason: "the host key changed in it".into(),
+                })
             };
         }
         match self.known.check(&self.name, key) {
@@ -331,7 +344,9 @@ impl Handler {
                 self.seen().added = Some(format!("the host key of {entry} was added to {}", file.display()));
                 Ok(())
             }
-            Ok(Err(error)) => Err(HostKeyProblem::File { file, reason: format!("cannot be added to: {error}") }),
+            Ok(Err(error)) => {
+                Err(HostKeyProblem::File { file, reason: format!("cannot be added to: {error}") })
+            }
             Err(error) => Err(HostKeyProblem::File { file, reason: error.to_string() }),
         }
     }
@@ -491,9 +506,9 @@ const KEX_EXTENSIONS: &[kex::Name] =
 fn kex_algorithms(configured: Option<&str>) -> Result<Vec<kex::Name>, String> {
     let named = |list: &str| -> Vec<kex::Name> {
         let known = |wanted: &str| {
-            kex::ALL_KEX_ALGORITHMS
-                .iter()
-                .find(|name| name.as_ref() == wanted && **name != &kex::NONE && !KEX_EXTENSIONS.contains(name))
+            kex::ALL_KEX_ALGORITHMS.iter().find(|name| {
+                name.as_ref() == wanted && **name != &kex::NONE && !KEX_EXTENSIONS.contains(name)
+            })
         };
         list.split(',').filter_map(|name| known(name.trim())).map(|name| **name).collect()
     };
@@ -508,7 +523,12 @@ fn kex_algorithms(configured: Option<&str>) -> Result<Vec<kex::Name>, String> {
         Some((text, _)) => named(text),
     };
     let mut seen = Vec::new();
-    chosen.retain(|name| !seen.contains(name) && { seen.push(*name); true });
+    chosen.retain(|name| {
+        !seen.contains(name) && {
+            seen.push(*name);
+            true
+        }
+    });
     if chosen.is_empty() {
         let known: Vec<&str> = KEX.iter().map(AsRef::as_ref).collect();
         return Err(format!("KexAlgorithms leaves none that Sortie knows; it knows {}", known.join(", ")));
@@ -538,8 +558,10 @@ fn host_key_algorithms(known: &[String]) -> Vec<Algorithm> {
 }
 
 fn preferred(kex: Vec<kex::Name>, known: &[String]) -> Preferred {
-    let aes_first = [cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::CHACHA20_POLY1305, cipher::AES_256_CTR];
-    let chacha_first = [cipher::CHACHA20_POLY1305, cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::AES_256_CTR];
+    let aes_first =
+        [cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::CHACHA20_POLY1305, cipher::AES_256_CTR];
+    let chacha_first =
+        [cipher::CHACHA20_POLY1305, cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::AES_256_CTR];
     Preferred {
         kex: Cow::Owned(kex),
         key: Cow::Owned(host_key_algorithms(known)),
@@ -564,7 +586,13 @@ mod tests {
 
     #[test]
     fn strict_key_exchange_is_asked_for_whatever_the_configuration_says() {
-        for configured in [None, Some("curve25519-sha256"), Some("+ecdh-sha2-nistp256"), Some("-curve*"), Some("^diffie-hellman-group16-sha512")] {
+        for configured in [
+            None,
+            Some("curve25519-sha256"),
+            Some("+ecdh-sha2-nistp256"),
+            Some("-curve*"),
+            Some("^diffie-hellman-group16-sha512"),
+        ] {
             let kex = kex_algorithms(configured).unwrap();
             assert!(kex.contains(&kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT), "{configured:?}");
             assert!(kex.contains(&kex::EXTENSION_SUPPORT_AS_CLIENT), "{configured:?}");
@@ -574,14 +602,21 @@ mod tests {
     #[test]
     fn key_exchange_methods_follow_the_configuration() {
         let names = |configured| -> Vec<&'static str> {
-            kex_algorithms(Some(configured)).unwrap().iter().map(|n: &kex::Name| match *n {
-                kex::CURVE25519 => "curve25519",
-                kex::DH_G16_SHA512 => "g16",
-                kex::ECDH_SHA2_NISTP256 => "p256",
-                _ => "other",
-            }).collect()
+            kex_algorithms(Some(configured))
+                .unwrap()
+                .iter()
+                .map(|n: &kex::Name| match *n {
+                    kex::CURVE25519 => "curve25519",
+                    kex::DH_G16_SHA512 => "g16",
+                    kex::ECDH_SHA2_NISTP256 => "p256",
+                    _ => "other",
+                })
+                .collect()
         };
-        assert_eq!(names("diffie-hellman-group16-sha512,no-such,curve25519-sha256")[..2], ["g16", "curve25519"]);
+        assert_eq!(
+            names("diffie-hellman-group16-sha512,no-such,curve25519-sha256")[..2],
+            ["g16", "curve25519"]
+        );
         assert_eq!(names("^diffie-hellman-group16-sha512")[..2], ["g16", "curve25519"]);
         assert!(names("+ecdh-sha2-nistp256").contains(&"p256"));
         assert!(!names("-curve25519*").contains(&"curve25519"));

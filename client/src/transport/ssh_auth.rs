@@ -115,7 +115,8 @@ impl<'a> Login<'a> {
         match result {
             Ok(AuthResult::Success) => return Outcome::In,
             Ok(AuthResult::Failure { remaining_methods, partial_success }) => {
-                let verdict = if partial_success { "accepted, but more is asked for" } else { "not accepted" };
+                let verdict =
+                    if partial_success { "accepted, but more is asked for" } else { "not accepted" };
                 self.tried.push(format!("{what}: {verdict}"));
                 if !(remaining_methods.is_empty() && self.handle.is_closed()) {
                     self.allowed = Some(remaining_methods);
@@ -147,7 +148,9 @@ impl<'a> Login<'a> {
             }
         };
         let named = |identity: &AgentIdentity| {
-            files.iter().any(|file| file.public.as_ref().is_some_and(|public| public.key_data() == agent_key(identity)))
+            files.iter().any(|file| {
+                file.public.as_ref().is_some_and(|public| public.key_data() == agent_key(identity))
+            })
         };
         if self.options.identities_only {
             identities.retain(named);
@@ -222,7 +225,8 @@ impl<'a> Login<'a> {
                     // The passphrase is asked for only once the server has said that the key would do.
                     Some(public) => {
                         let hash = rsa_hash(&public);
-                        let result = self.handle.authenticate_publickey_with(user, public, hash, &mut unlock).await;
+                        let result =
+                            self.handle.authenticate_publickey_with(user, public, hash, &mut unlock).await;
                         result.map_err(|error| error.0)
                     }
                     None => match unlock.key().await {
@@ -344,7 +348,9 @@ impl KeyFile {
         let read = std::fs::metadata(path).and_then(|metadata| Ok((metadata, std::fs::read(path)?)));
         let (metadata, bytes) = match read {
             Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !identity.explicit => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !identity.explicit => {
+                return Ok(None);
+            }
             Err(error) => return Err(error.to_string()),
         };
         let text = zeroize::Zeroizing::new(
@@ -407,7 +413,11 @@ impl Unlock<'_> {
         for attempt in 1..=ATTEMPTS {
             let question = Question::Passphrase { file: self.path, attempt };
             let Some(passphrase) = self.options.secrets.ask(question).await else {
-                let wrong = if attempt > 1 { "the passphrase is wrong" } else { "it needs a passphrase, and nobody gave one" };
+                let wrong = if attempt > 1 {
+                    "the passphrase is wrong"
+                } else {
+                    "it needs a passphrase, and nobody gave one"
+                };
                 return Err(wrong.into());
             };
             self.asked |= !self.options.secrets.unattended();

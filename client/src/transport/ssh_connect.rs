@@ -65,7 +65,11 @@ impl Prompt {
 }
 
 impl AsyncRead for Prompt {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.0).poll_read(cx, buf);
         if polled.is_ready() {
             self.acknowledge_at_once();
@@ -128,7 +132,8 @@ async fn race(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
     loop {
         let next = waiting.next();
         if let Some(address) = next {
-            attempts.spawn(async move { TcpStream::connect(address).await.map_err(|error| (address, error)) });
+            attempts
+                .spawn(async move { TcpStream::connect(address).await.map_err(|error| (address, error)) });
         }
         // The next address gets its turn when one has failed or the wait is over.
         let finished = match next {

@@ -152,18 +152,21 @@ impl SshOptions {
             .or_else(|| settings.local_user.clone())
             .ok_or("nobody says as which user to log in; write user@host")?;
         let home = settings.home.as_deref();
-        let expand = |text: &str| expand_path(text, home, |token| {
-            Some(match token {
-                'd' => home?.display().to_string(),
-                'h' => address.clone(),
-                'n' => target.host().to_owned(),
-                'p' => port.to_string(),
-                'r' => user.clone(),
-                'u' => settings.local_user.clone()?,
-                _ => return None,
+        let expand = |text: &str| {
+            expand_path(text, home, |token| {
+                Some(match token {
+                    'd' => home?.display().to_string(),
+                    'h' => address.clone(),
+                    'n' => target.host().to_owned(),
+                    'p' => port.to_string(),
+                    'r' => user.clone(),
+                    'u' => settings.local_user.clone()?,
+                    _ => return None,
+                })
             })
-        });
-        let expand_all = |texts: Vec<String>| texts.iter().map(|text| expand(text)).collect::<Result<Vec<_>, _>>();
+        };
+        let expand_all =
+            |texts: Vec<String>| texts.iter().map(|text| expand(text)).collect::<Result<Vec<_>, _>>();
 
         let mut identities: Vec<Identity> =
             settings.identities.iter().map(|file| Identity { file: file.clone(), explicit: true }).collect();
@@ -171,7 +174,9 @@ impl SshOptions {
             identities.push(Identity { file: expand(text)?, explicit: true });
         }
         if identities.is_empty() && config.identity_files.is_empty() {
-            let defaults = home.into_iter().flat_map(|home| DEFAULT_IDENTITIES.iter().map(move |n| home.join(".ssh").join(n)));
+            let defaults = home
+                .into_iter()
+                .flat_map(|home| DEFAULT_IDENTITIES.iter().map(move |n| home.join(".ssh").join(n)));
             identities.extend(defaults.map(|file| Identity { file, explicit: false }));
         }
 
@@ -185,7 +190,9 @@ impl SshOptions {
         let global_known_hosts = match (&settings.global_known_hosts, config.global_known_hosts) {
             (Some(files), _) => files.clone(),
             (None, Some(files)) => expand_all(files)?,
-            (None, None) => ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"].map(PathBuf::from).to_vec(),
+            (None, None) => {
+                ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"].map(PathBuf::from).to_vec()
+            }
         };
         Ok(Self {
             name: target.host().to_owned(),
@@ -241,7 +248,11 @@ mod tests {
         }
     }
 
-    fn resolve(target: &str, config: &str, change: impl FnOnce(&mut SshSettings)) -> Result<SshOptions, Error> {
+    fn resolve(
+        target: &str,
+        config: &str,
+        change: impl FnOnce(&mut SshSettings),
+    ) -> Result<SshOptions, Error> {
         let directory = tempfile::tempdir().unwrap();
         let mut settings = settings(directory.path(), config);
         change(&mut settings);
@@ -257,16 +268,19 @@ mod tests {
         assert_eq!(who(resolve("h", config, both).unwrap()), ("set".into(), 2));
         assert_eq!(who(resolve("h", config, |_| ()).unwrap()), ("conf".into(), 3));
         assert_eq!(who(resolve("h", "", |_| ()).unwrap()), ("me".into(), 22));
-        assert!(resolve("h", "", |s| s.local_user = None).is_err_and(|e| e.to_string().contains("user@host")));
+        assert!(
+            resolve("h", "", |s| s.local_user = None).is_err_and(|e| e.to_string().contains("user@host"))
+        );
     }
 
     #[test]
     fn key_files_are_expanded_and_replace_the_defaults() {
-        let options = resolve("web1", "HostName %h.lan\nIdentityFile ~/.ssh/%r-%h\nIdentityFile /k%%\n", |s| {
-            s.identities.push("given".into());
-            s.home = Some("/home/me".into());
-        })
-        .unwrap();
+        let options =
+            resolve("web1", "HostName %h.lan\nIdentityFile ~/.ssh/%r-%h\nIdentityFile /k%%\n", |s| {
+                s.identities.push("given".into());
+                s.home = Some("/home/me".into());
+            })
+            .unwrap();
         let files: Vec<_> = options.identities.iter().map(|i| i.file.to_str().unwrap()).collect();
         assert_eq!(files, ["given", "/home/me/.ssh/me-web1.lan", "/k%"]);
         assert!(options.identities.iter().all(|i| i.explicit));
@@ -277,7 +291,9 @@ mod tests {
 
     #[test]
     fn paths_that_cannot_be_expanded_are_refused() {
-        for line in ["IdentityFile ~other/k", "IdentityFile ${X}/k", "IdentityFile %C", "UserKnownHostsFile %k"] {
+        for line in
+            ["IdentityFile ~other/k", "IdentityFile ${X}/k", "IdentityFile %C", "UserKnownHostsFile %k"]
+        {
             assert!(resolve("h", line, |_| ()).is_err(), "{line}");
         }
     }
