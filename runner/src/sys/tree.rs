@@ -120,7 +120,7 @@ fn number(name: &[u8]) -> Option<pid_t> {
     if digits.is_empty() || digits.len() > 9 {
         return None;
     }
-    digits.iter().try_fold(0, |n: pid_t, b| b.is_ascii_digit().then(|| n * 10 + pid_t::from(b - b'0')))
+    decimal(digits)
 }
 
 /// The parent of `pid` by `/proc/PID/stat`; none for a process that is gone or already dead.
@@ -143,7 +143,7 @@ fn parent_of(proc: c_int, pid: pid_t) -> Option<pid_t> {
     if file < 0 {
         return None;
     }
-    let mut stat = [0u8; 256];
+    let mut stat = [0u8; 512];
     // SAFETY: reads at most the length of the buffer; the descriptor is ours and closed after.
     let filled = unsafe {
         let filled = libc::read(file, stat.as_mut_ptr().cast::<c_void>(), stat.len());
@@ -154,14 +154,19 @@ fn parent_of(proc: c_int, pid: pid_t) -> Option<pid_t> {
     // "pid (name) state parent …": the name may hold anything, the last parenthesis ends it.
     let after_name = text.iter().rposition(|&b| b == b')')?;
     let mut fields = text[after_name + 1..].split(|&b| b == b' ').filter(|f| !f.is_empty());
-    let state = fields.next()?;
-    if state == b"Z" || state == b"X" {
+    let dead = matches!(fields.next()?, b"Z" | b"X");
+    let parent = decimal(fields.next()?)?;
+    // proc_pid_stat(5): the number of threads is field 20, the parent is 4. A main thread that has ended makes a process
+    // look dead while its other threads live on.
+    let threads = fields.nth(15).and_then(decimal).unwrap_or(1);
+    if dead && threads <= 1 {
         return None;
     }
-    fields
-        .next()?
-        .iter()
-        .try_fold(0, |n: pid_t, b| b.is_ascii_digit().then(|| n * 10 + pid_t::from(b - b'0')))
+    Some(parent)
+}
+
+fn decimal(digits: &[u8]) -> Option<pid_t> {
+    digits.iter().try_fold(0, |n: pid_t, b| b.is_ascii_digit().then(|| n * 10 + pid_t::from(b - b'0')))
 }
 
 #[cfg(test)]
