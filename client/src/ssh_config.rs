@@ -103,7 +103,7 @@ impl ConfigSource {
         for path in paths {
             match std::fs::read(&path) {
                 Ok(bytes) => {
-                    files.push(ConfigFile { text: String::from_utf8_lossy(&bytes).into_owned(), path })
+                    files.push(ConfigFile { text: String::from_utf8_lossy(&bytes).into_owned(), path });
                 }
                 Err(error) if !must_exist && error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err((path, error)),

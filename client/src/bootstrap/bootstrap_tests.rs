@@ -24,7 +24,7 @@ fn ready(sha256: &str, major: u32) -> String {
 /// Plays a far side against a start, with the marker and the token that the script was given.
 async fn play<F>(cache: bool, far_side: impl FnOnce(Far, String, String) -> F) -> Result<Started, Error>
 where
-    F: Future<Output = ()> + Send + 'static,
+    F: Future<Output = ()>,
 {
     let (transport, mut far) = fake();
     let options = StartOptions {
@@ -40,10 +40,9 @@ where
         let (marker, token) = (words[4].clone() + &words[5], words[6].clone());
         assert_eq!(words[3..].len(), 8);
         assert_eq!(words[7..], ["60", if cache { &words[8] } else { "-" }, "--ttl", "600"]);
-        tokio::spawn(far_side(far, marker, token))
+        far_side(far, marker, token).await;
     };
-    let (result, far_side) = tokio::join!(start, played);
-    far_side.await.unwrap();
+    let (result, ()) = tokio::join!(start, played);
     result
 }
 

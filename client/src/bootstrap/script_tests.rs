@@ -378,9 +378,9 @@ fn the_cache_keeps_a_runner_and_finds_it_again() {
         let both = format!("{} {digest}", "0".repeat(64));
         let first = bench.run(&shell, &both, &bench.upload("gzip", RUNNER.as_bytes()));
         let cached = bench.home().join(".cache/sortie").join(&digest);
-        let started = format!("runner --keep --ttl 600\n");
+        let started = "runner --keep --ttl 600\n";
         assert!(
-            text(&first.stdout).contains(&started),
+            text(&first.stdout).contains(started),
             "{shell:?}: {} {}",
             text(&first.stdout),
             text(&first.stderr)
