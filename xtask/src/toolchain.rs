@@ -20,6 +20,8 @@ pub(crate) const ZIG_PACKAGE: &str = "ziglang==0.14.1";
 pub(crate) const DEBIAN_TOOLCHAIN: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// The first minor version whose compiler knows `-Cpanic=immediate-abort`.
 const IMMEDIATE_ABORT_SINCE: u32 = 92;
+/// The first minor version whose musl (1.2.5) relocates itself by packed relocations.
+const PACKED_RELOCATIONS_SINCE: u32 = 93;
 
 /// A cargo and a rustc that belong together.
 #[derive(Debug, Clone)]
@@ -166,7 +168,8 @@ impl Way {
         if let Some(rustc) = &self.toolchain.rustc {
             command.env("RUSTC", rustc).env_remove("RUSTUP_TOOLCHAIN").env_remove("LD_LIBRARY_PATH");
         }
-        let mut flags: Vec<String> = Vec::new();
+        // A program that aborts never unwinds: its tables would be a tenth of it.
+        let mut flags = vec!["-Cforce-unwind-tables=no".to_owned()];
         if self.std_rebuilt {
             command.env("RUSTC_BOOTSTRAP", "1");
             command.args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]);
@@ -181,6 +184,11 @@ impl Way {
             }
             Linker::RustLld => {
                 flags.extend(["-Clinker-flavor=ld.lld", "-Clink-self-contained=yes"].map(String::from));
+                // Nothing here compares functions by address.
+                flags.push("-Clink-arg=--icf=all".into());
+                if self.toolchain.minor >= PACKED_RELOCATIONS_SINCE {
+                    flags.push("-Clink-arg=--pack-dyn-relocs=relr".into());
+                }
                 Some("rust-lld".into())
             }
             Linker::Zig(zig) => {
