@@ -38,6 +38,8 @@ pub(crate) struct Job {
 struct State {
     ending: Option<Ended>,
     keeper: Option<Arc<Keeper>>,
+    /// Keepers with nothing more to say, to be reaped once the command is answered.
+    spent: Vec<Arc<Keeper>>,
     /// The change takes effect now: too late to end it.
     committed: bool,
     replied: bool,
@@ -192,12 +194,25 @@ impl Job {
     }
 
     /// Makes the keeper known, so that [`Self::end`] reaches it.
-    pub(crate) fn set_keeper(&self, keeper: Option<&Arc<Keeper>>) {
+    pub(crate) fn set_keeper(&self, keeper: &Arc<Keeper>) {
         let mut state = self.lock();
-        state.keeper = keeper.cloned();
-        if let (Some(keeper), Some(ended)) = (keeper, state.ending) {
+        state.keeper = Some(Arc::clone(keeper));
+        if let Some(ended) = state.ending {
             keeper.end(ended.grace);
         }
+    }
+
+    /// The keeper has nothing more to do.
+    pub(crate) fn keeper_done(&self) {
+        let mut state = self.lock();
+        let keeper = state.keeper.take();
+        state.spent.extend(keeper);
+    }
+
+    /// Waits for the last moments of keepers that are done.
+    pub(crate) fn reap_keepers(&self) {
+        let spent = std::mem::take(&mut self.lock().spent);
+        spent.into_iter().filter_map(Arc::into_inner).for_each(Keeper::reap);
     }
 
     pub(crate) fn has_keeper(&self) -> bool {

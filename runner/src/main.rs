@@ -16,6 +16,7 @@ mod process;
 mod replace;
 mod server;
 mod sys;
+mod workers;
 
 use std::io::Write;
 use std::path::Path;

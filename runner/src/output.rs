@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use sortie_protocol::RunnerMessage;
@@ -31,6 +31,9 @@ pub(crate) struct Output {
     /// Held while a frame is handed over in chunks.
     frame: Mutex<()>,
     main: Arc<Wake>,
+    fd: OwnedFd,
+    /// A pipe takes PIPE_BUF bytes at once or not at all, and poll(2) tells: short frames need no other thread.
+    is_pipe: bool,
 }
 
 #[derive(Default)]
@@ -41,7 +44,10 @@ struct State {
     /// Chunks, and whether each is the last of its frame.
     bulk: VecDeque<(Vec<u8>, bool)>,
     bulk_bytes: usize,
+    /// The writing thread is in a write.
     writing: bool,
+    /// The last thing written was not the end of a frame.
+    inside_frame: bool,
     broken: bool,
 }
 
@@ -54,12 +60,14 @@ impl Output {
             room: Condvar::new(),
             frame: Mutex::new(()),
             main,
+            is_pipe: fd::is_pipe(&fd),
+            fd,
         });
         let writer = Arc::clone(&output);
         std::thread::Builder::new()
             .name("output".into())
             .stack_size(64 * 1024)
-            .spawn(move || writer.write(&fd))?;
+            .spawn(move || writer.write())?;
         Ok(output)
     }
 
@@ -67,6 +75,9 @@ impl Output {
     pub(crate) fn send(&self, message: &RunnerMessage) {
         let line = message.to_line(now());
         let mut state = self.lock();
+        if self.write_at_once(&mut state, &line) {
+            return;
+        }
         state.control_bytes += line.len();
         state.control.push_back(line);
         drop(state);
@@ -132,26 +143,43 @@ impl Output {
 
     fn push(&self, chunk: Vec<u8>, last: bool) {
         let mut state = self.lock();
+        if last && self.write_at_once(&mut state, &chunk) {
+            return;
+        }
         state.bulk_bytes += chunk.len();
         state.bulk.push_back((chunk, last));
         drop(state);
         self.work.notify_one();
     }
 
+    /// Writes a short frame here and now if nothing is before it and the pipe has room; whether it did.
+    fn write_at_once(&self, state: &mut State, frame: &[u8]) -> bool {
+        let idle = !state.writing && !state.inside_frame && state.bulk.is_empty() && state.control.is_empty();
+        if !self.is_pipe || !idle || state.broken || frame.len() > libc::PIPE_BUF {
+            return false;
+        }
+        let mut waiting = fd::Waiting::new();
+        let slot = waiting.writable(self.fd.as_fd());
+        let room = waiting.wait(Some(Duration::ZERO)).is_ok() && waiting.came(slot) && !waiting.hung_up(slot);
+        // Whatever goes wrong here goes wrong again for the writing thread, which knows what to do about it.
+        room && fd::write(&self.fd, frame).is_ok()
+    }
+
     /// The life of the writing thread.
-    fn write(&self, fd: &OwnedFd) {
-        let mut inside_frame = false;
+    fn write(&self) {
         loop {
             let mut state = self.lock();
             state.writing = false;
             let bytes = loop {
-                if !inside_frame && let Some(line) = state.control.pop_front() {
+                if !state.inside_frame
+                    && let Some(line) = state.control.pop_front()
+                {
                     state.control_bytes -= line.len();
                     break line;
                 }
                 if let Some((chunk, last)) = state.bulk.pop_front() {
                     state.bulk_bytes -= chunk.len();
-                    inside_frame = !last;
+                    state.inside_frame = !last;
                     break chunk;
                 }
                 self.main.wake();
@@ -160,7 +188,7 @@ impl Output {
             state.writing = true;
             drop(state);
             self.room.notify_all();
-            if write_all(fd, &bytes).is_err() {
+            if write_all(&self.fd, &bytes).is_err() {
                 let mut state = self.lock();
                 *state = State { broken: true, ..State::default() };
                 drop(state);
@@ -210,7 +238,6 @@ fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
             Ok(written) => bytes = &bytes[written..],
             // The other end may have made the open file non-blocking (OpenSSH does so with sockets).
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                use std::os::fd::AsFd as _;
                 let mut waiting = fd::Waiting::new();
                 waiting.writable(fd.as_fd());
                 waiting.wait(None)?;

@@ -14,7 +14,7 @@ use sortie_protocol::{ErrorCode, Stream};
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::sys::fd::{self, Waiting};
-use crate::sys::keeper::{DEFAULT_GRACE, Keeper, Leader, Report, StartStep, Stdio, kill_session};
+use crate::sys::keeper::{DEFAULT_GRACE, Keeper, Leader, Report, StartStep, Stdio};
 
 /// How long output is waited for after the program exited, while a descendant holds it open.
 const LEAK_TIMEOUT: Duration = Duration::from_millis(250);
@@ -93,7 +93,7 @@ pub(crate) fn run(
     let started = Instant::now();
     let keeper = Keeper::start(leader, stdio).map_err(|error| Failure::io("cannot fork", &error))?;
     let keeper = Arc::new(keeper);
-    job.set_keeper(Some(&keeper));
+    job.set_keeper(&keeper);
     let mut pump = Pump {
         job,
         keeper: &keeper,
@@ -110,16 +110,12 @@ pub(crate) fn run(
         left_running: 0,
         keeper_gone: false,
         kill_leftovers,
-        leader: None,
         ended: false,
     };
     let result = pump.run(leader);
     let (exit, stdout_open, left_running) =
         (pump.exit, pump.outputs.iter().any(|o| o.1.is_some()), pump.left_running);
-    job.set_keeper(None);
-    if let Some(keeper) = Arc::into_inner(keeper) {
-        keeper.reap();
-    }
+    job.keeper_done();
     result?;
     job.go_on()?;
     let Some((status, at)) = exit else {
@@ -164,7 +160,6 @@ struct Pump<'a, C> {
     left_running: u32,
     keeper_gone: bool,
     kill_leftovers: bool,
-    leader: Option<i32>,
     /// The keeper ended the tree.
     ended: bool,
 }
@@ -286,12 +281,10 @@ impl<C: Consumer> Pump<'_, C> {
 
     fn hear_keeper(&mut self, leader: &Leader) -> Result<(), Failure> {
         match self.keeper.report() {
-            Some(Report::Started { leader }) => {
-                self.leader = Some(leader);
-                Ok(())
-            }
             Some(Report::StartFailed { step, errno }) => Err(start_failure(leader, step, errno)),
-            Some(Report::Exited { status, .. }) => {
+            Some(Report::Exited { status, alone }) => {
+                // Nothing of the tree is left, and the keeper goes by itself.
+                self.keeper_gone = alone;
                 let now = Instant::now();
                 self.exit = Some((status, now));
                 let readable = |fd: &Option<OwnedFd>| fd.as_ref().map_or(0, fd::readable_bytes);
@@ -312,8 +305,8 @@ impl<C: Consumer> Pump<'_, C> {
             }
             None => {
                 self.keeper_gone = true;
-                if let (Some(leader), None, false) = (self.leader, self.exit, self.ended) {
-                    kill_session(leader);
+                if self.exit.is_none() && !self.ended {
+                    self.keeper.kill_leaders_session();
                 }
                 Ok(())
             }

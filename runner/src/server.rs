@@ -33,6 +33,7 @@ use crate::pool::{MOST_CAPTURED, Pool};
 use crate::sys::fd::{self, Signals, Waiting, Wake};
 use crate::sys::host;
 use crate::sys::keeper::{DEFAULT_GRACE, guardian_line};
+use crate::workers::Workers;
 
 /// Commands accepted and not begun, and the bytes of all that are not ended.
 const QUEUE_COMMANDS: usize = 1024;
@@ -49,9 +50,6 @@ const STUCK_WITHOUT_PROCESSES: Duration = Duration::from_secs(1);
 
 /// How long the peer has to read what was said when the session ends by force.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// Stack of a command's thread; handlers keep large things elsewhere.
-const STACK: usize = 256 * 1024;
 
 /// Runs the session; the exit status.
 pub(crate) fn serve(options: Options, streams: Streams, self_deleted: bool) -> u8 {
@@ -78,6 +76,7 @@ struct Server {
     decoder: FrameDecoder,
     idempotency: Idempotency,
     queue: VecDeque<Arc<Job>>,
+    workers: Workers,
     running: Vec<Running>,
     finished: (Sender<Finished>, Receiver<Finished>),
     next_serial: u64,
@@ -138,6 +137,7 @@ impl Server {
             decoder: FrameDecoder::new(),
             idempotency: Idempotency::default(),
             queue: VecDeque::new(),
+            workers: Workers::default(),
             running: Vec::new(),
             finished: channel(),
             next_serial: 0,
@@ -181,13 +181,13 @@ impl Server {
                     self.leave(reason, now + LAST_WORDS);
                 }
             }
-            Phase::Leaving { reason, until } => {
-                if self.output.is_idle() || now >= until {
-                    return Some(reason);
-                }
-            }
+            Phase::Leaving { .. } => {}
         }
-        None
+        match self.phase {
+            // A short EXIT may be on the pipe already, and then nothing would wake us.
+            Phase::Leaving { reason, until } if self.output.is_idle() || now >= until => Some(reason),
+            _ => None,
+        }
     }
 
     fn leave(&mut self, reason: ExitReason, until: Instant) {
@@ -448,7 +448,8 @@ impl Server {
     }
 
     fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
-        self.queue.iter().chain(self.running.iter().map(|running| &running.job))
+        // What runs comes first: without the flag an id may be there twice.
+        self.running.iter().map(|running| &running.job).chain(&self.queue)
     }
 
     fn accepted_bytes(&self) -> usize {
@@ -563,10 +564,12 @@ impl Server {
             let _ = finished.send(Finished { serial, outcome });
             wake.wake();
         };
-        let failed = tell.clone();
-        let thread =
-            std::thread::Builder::new().name("command".into()).stack_size(STACK).spawn(move || tell(work()));
-        if let Err(error) = thread {
+        let (failed, done) = (tell.clone(), Arc::clone(job));
+        let started = self.workers.run(move || {
+            tell(work());
+            done.reap_keepers();
+        });
+        if let Err(error) = started {
             self.refuse(&job.command.id, Failure::io("no thread for another command", &error));
             failed(Outcome::Failed);
         }

@@ -81,6 +81,12 @@ pub(crate) fn close_inherited_on_exec() {
     }
 }
 
+/// Whether this is a pipe or a FIFO.
+pub(crate) fn is_pipe(fd: impl AsFd) -> bool {
+    let kind = nix::sys::stat::fstat(fd).map_or(0, |stat| stat.st_mode & libc::S_IFMT);
+    kind == libc::S_IFIFO
+}
+
 /// Bytes that can be read at once.
 pub(crate) fn readable_bytes(fd: impl AsFd) -> u64 {
     let mut count: libc::c_int = 0;

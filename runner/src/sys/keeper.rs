@@ -10,6 +10,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use libc::{c_char, c_int, pid_t};
@@ -57,8 +58,6 @@ pub(crate) struct Stdio {
 /// What a keeper tells the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// The leader was forked; it leads a session of its own.
-    Started { leader: i32 },
     /// The leader could not become its program.
     StartFailed { step: StartStep, errno: Errno },
     /// The leader ended (a status of wait(2)); `alone` when nothing of the tree is left.
@@ -86,6 +85,39 @@ pub(crate) struct Keeper {
     pid: pid_t,
     control: OwnedFd,
     status: OwnedFd,
+    leader: SharedPid,
+}
+
+/// A number that keeper and server both see, without a word on the pipe.
+#[derive(Debug)]
+struct SharedPid(&'static AtomicI32);
+
+impl SharedPid {
+    fn new() -> io::Result<Self> {
+        // SAFETY: a new shared mapping touches nothing that exists.
+        let memory = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                size_of::<AtomicI32>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: page aligned, zeroed, and unmapped only when this value is dropped.
+        Ok(Self(unsafe { &*memory.cast() }))
+    }
+}
+
+impl Drop for SharedPid {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new` with this length; the reference is private to this value.
+        unsafe { libc::munmap(std::ptr::from_ref(self.0).cast_mut().cast(), size_of::<AtomicI32>()) };
+    }
 }
 
 /// The pipes that every keeper holds, besides its own.
@@ -113,7 +145,6 @@ const TELL_START_FAILED: u32 = 1;
 const TELL_EXITED: u32 = 2;
 const TELL_ENDED: u32 = 3;
 const TELL_RELEASED: u32 = 4;
-const TELL_STARTED: u32 = 5;
 const ORDER_END: u32 = 1;
 const ORDER_RELEASE: u32 = 2;
 
@@ -123,6 +154,7 @@ impl Keeper {
         let lines = LIFELINES.get().ok_or_else(|| io::Error::other("no guardian"))?;
         let (control_read, control) = fd::pipe()?;
         let (status, status_write) = fd::pipe()?;
+        let shared = SharedPid::new()?;
         let pointers = |strings: &[CString]| -> Vec<*const c_char> {
             strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
         };
@@ -137,6 +169,7 @@ impl Keeper {
             status: status_write.as_raw_fd(),
             guardian: lines.guardian.as_raw_fd(),
             alive: lines.alive.as_raw_fd(),
+            shared: shared.0,
         };
         // SAFETY: the child calls only `keep`, which obeys the rules of this file and never returns.
         match unsafe { raw_fork() } {
@@ -144,7 +177,7 @@ impl Keeper {
             pid if pid > 0 => {
                 // Now the program alone holds them: their end is its end.
                 drop(stdio);
-                Ok(Self { pid, control, status })
+                Ok(Self { pid, control, status, leader: shared })
             }
             _ => Err(io::Error::last_os_error()),
         }
@@ -190,10 +223,18 @@ impl Keeper {
             },
             TELL_EXITED => Report::Exited { status: a, alone: b != 0 },
             TELL_ENDED => Report::Ended { left: u32::try_from(a).unwrap_or(0) },
-            TELL_STARTED => Report::Started { leader: a },
             TELL_RELEASED => Report::Released { count: u32::try_from(a).unwrap_or(0) },
             _ => return None,
         })
+    }
+
+    /// For when the keeper was killed, and what it kept has a new parent: ends what is in the leader's session, which is
+    /// all that can still be told apart.
+    pub(crate) fn kill_leaders_session(&self) {
+        let leader = self.leader.0.load(Ordering::Relaxed);
+        if leader > 0 {
+            kill_session(leader);
+        }
     }
 
     /// Waits for the keeper's own end, which is near once it has nothing more to report.
@@ -205,8 +246,8 @@ impl Keeper {
     }
 }
 
-/// For when a keeper was killed, and what it kept has a new parent: ends what is still in the leader's session.
-pub(crate) fn kill_session(leader: pid_t) {
+/// Ends what is still in the session of `leader`.
+fn kill_session(leader: pid_t) {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     for pid in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<pid_t>().ok()) {
         // SAFETY: getsid only looks; a pid that is gone gives -1, which is nobody's session.
@@ -239,6 +280,7 @@ struct Plan<'a> {
     status: RawFd,
     guardian: RawFd,
     alive: RawFd,
+    shared: &'a AtomicI32,
 }
 
 /// In the child: the whole life of a keeper.
@@ -264,7 +306,7 @@ fn keep(plan: &Plan<'_>) -> ! {
         tell_start_failed(plan.status, StartStep::Fork);
         exit(1);
     }
-    tell(plan.status, TELL_STARTED, leader, 0);
+    plan.shared.store(leader, Ordering::Relaxed);
     close_all_but([plan.control, plan.status, plan.guardian, plan.alive]);
     // SAFETY: as above; 0 is /dev/null in the server, and so here.
     let signals = unsafe {
