@@ -1,4 +1,6 @@
-//! The patterns of ssh_config(5) and known_hosts: `*`, `?`, and `!` before a whole pattern.
+//! The patterns of ssh_config(5) and known_hosts: `*`, `?`, and `!` before a whole pattern; and the same over files.
+
+use std::path::{Component, Path, PathBuf};
 
 /// Whether one of `patterns` matches `text` and none of those with `!` does.
 pub(crate) fn list_matches<'p>(patterns: impl IntoIterator<Item = &'p str>, text: &str) -> bool {
@@ -40,6 +42,38 @@ pub(crate) fn matches(pattern: &str, text: &str) -> bool {
         }
     }
     pattern[p..].iter().all(|&c| c == b'*')
+}
+
+/// The files that an absolute path with patterns in it names, in order. A leading dot must be given.
+pub(crate) fn glob(path: &Path) -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::new()];
+    for component in path.components() {
+        let pattern = match component {
+            Component::Normal(name) => name.to_str().filter(|name| name.contains(['*', '?'])),
+            _ => None,
+        };
+        found = match pattern {
+            None => found.into_iter().map(|path| path.join(component)).collect(),
+            Some(pattern) => found.iter().flat_map(|directory| entries(directory, pattern)).collect(),
+        };
+    }
+    found.retain(|path| path.exists());
+    found
+}
+
+fn entries(directory: &Path, pattern: &str) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let mut names: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            matches(pattern, &name) && (pattern.starts_with('.') || !name.starts_with('.'))
+        })
+        .map(|entry| entry.path())
+        .collect();
+    names.sort();
+    names
 }
 
 #[cfg(test)]

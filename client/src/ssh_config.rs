@@ -67,10 +67,12 @@ impl std::error::Error for ConfigError {}
 /// One configuration file, read.
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
-    /// Its path, for errors and for relative `Include`s.
+    /// Its path, for errors.
     pub path: PathBuf,
     /// Its text.
     pub text: String,
+    /// Where a relative `Include` is looked for: `~/.ssh` for a user's file, `/etc/ssh` for the system's.
+    pub include_base: Option<PathBuf>,
 }
 
 /// Which configuration files count.
@@ -91,19 +93,22 @@ impl ConfigSource {
     /// # Errors
     /// The path and why it cannot be read.
     pub fn read(&self, home: Option<&Path>) -> Result<Vec<ConfigFile>, (PathBuf, std::io::Error)> {
+        let of_user = home.map(|home| home.join(".ssh"));
         let (paths, must_exist) = match self {
             Self::Default => {
-                let user = home.map(|home| home.join(".ssh/config"));
-                (user.into_iter().chain([PathBuf::from("/etc/ssh/ssh_config")]).collect(), false)
+                let user = of_user.clone().map(|directory| (directory.join("config"), Some(directory)));
+                let system = ("/etc/ssh/ssh_config".into(), Some("/etc/ssh".into()));
+                (user.into_iter().chain([system]).collect(), false)
             }
-            Self::File(path) => (vec![path.clone()], true),
+            Self::File(path) => (vec![(path.clone(), of_user)], true),
             Self::None => (Vec::new(), false),
         };
         let mut files = Vec::new();
-        for path in paths {
+        for (path, include_base) in paths {
             match std::fs::read(&path) {
                 Ok(bytes) => {
-                    files.push(ConfigFile { text: String::from_utf8_lossy(&bytes).into_owned(), path });
+                    let text = String::from_utf8_lossy(&bytes).into_owned();
+                    files.push(ConfigFile { path, text, include_base });
                 }
                 Err(error) if !must_exist && error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err((path, error)),
@@ -113,15 +118,16 @@ impl ConfigSource {
     }
 }
 
-/// What `files`, in this order, say about `host`. The first value of a keyword wins; `IdentityFile`s add up.
+/// What `files`, in this order, say about `host`. The first value of a keyword wins; `IdentityFile`s add up. `home` is
+/// the directory that `~` in an `Include` stands for.
 ///
 /// # Errors
 /// [`ConfigError`] for a line that applies to `host` and is malformed, unknown, or not supported.
-pub fn lookup(files: &[ConfigFile], host: &str) -> Result<HostConfig, ConfigError> {
+pub fn lookup(files: &[ConfigFile], host: &str, home: Option<&Path>) -> Result<HostConfig, ConfigError> {
     let mut reader =
-        Reader { host, found: HostConfig::default(), ignore_unknown: Vec::new(), seen: HashMap::new() };
+        Reader { host, home, found: HostConfig::default(), ignore_unknown: Vec::new(), seen: HashMap::new() };
     for file in files {
-        reader.read(file)?;
+        reader.read(file, 0)?;
     }
     if let Some(name) = &reader.found.host_name {
         let expanded = expand_host_name(name, host);
@@ -236,7 +242,6 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("hostkeyalgorithms", &[]),
     ("hostkeyalias", &[]),
     ("identityagent", &["ssh_auth_sock"]),
-    ("include", &[]),
     ("kbdinteractiveauthentication", &["yes"]),
     ("kbdinteractivedevices", &[]),
     ("knownhostscommand", &["none"]),
@@ -270,8 +275,12 @@ fn how_met(keyword: &str) -> Met {
     }
 }
 
+/// As deep as ssh(1) goes.
+const INCLUDE_DEPTH: usize = 16;
+
 struct Reader<'a> {
     host: &'a str,
+    home: Option<&'a Path>,
     found: HostConfig,
     ignore_unknown: Vec<String>,
     /// Where each keyword that was obeyed stands.
@@ -279,7 +288,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn read(&mut self, file: &ConfigFile) -> Result<(), ConfigError> {
+    /// Reads one file whose first lines apply.
+    fn read(&mut self, file: &ConfigFile, depth: usize) -> Result<(), ConfigError> {
         let mut applies = true;
         for (index, line) in file.text.lines().enumerate() {
             let fail = |reason: String| ConfigError { file: file.path.clone(), line: index + 1, reason };
@@ -294,17 +304,61 @@ impl Reader<'_> {
                 }
                 "match" => {
                     applies = self.match_may_apply(&arguments);
-                    if applies {
+                    let always = matches!(&arguments[..], [only] if only.eq_ignore_ascii_case("all"));
+                    if applies && !always {
                         return Err(fail(
                             "Match is not supported yet, and this one may apply; use Host, or another file (-F)".into(),
                         ));
                     }
                 }
                 _ if !applies => {}
+                "include" => {
+                    if depth == INCLUDE_DEPTH {
+                        return Err(fail("Include goes too deep; does a file include itself?".into()));
+                    }
+                    for included in self.included(&arguments, file).map_err(fail)? {
+                        self.read(&included, depth + 1)?;
+                    }
+                }
                 _ => self.keyword(&keyword, &lower, &arguments, (&file.path, index + 1)).map_err(fail)?,
             }
         }
         Ok(())
+    }
+
+    /// The files that an `Include` names. A pattern without a match names none, as in ssh_config(5).
+    fn included(&self, patterns: &[String], from: &ConfigFile) -> Result<Vec<ConfigFile>, String> {
+        if patterns.is_empty() {
+            return Err("Include takes at least one file".into());
+        }
+        let mut files = Vec::new();
+        for pattern in patterns {
+            if pattern.contains("${") || pattern.contains('%') {
+                return Err(format!("tokens and variables in Include {pattern:?} are not supported"));
+            }
+            let full = match pattern.strip_prefix("~/") {
+                Some(rest) => {
+                    let home = self.home.ok_or("Include of a file under ~, and HOME is not set")?;
+                    home.join(rest)
+                }
+                None if pattern.starts_with('~') => {
+                    return Err(format!("the home of another user in Include {pattern:?} is not supported"));
+                }
+                None if pattern.starts_with('/') => pattern.into(),
+                None => from
+                    .include_base
+                    .as_ref()
+                    .ok_or_else(|| format!("Include {pattern:?} is relative, and HOME is not set"))?
+                    .join(pattern),
+            };
+            for path in pattern::glob(&full) {
+                let bytes =
+                    std::fs::read(&path).map_err(|error| format!("Include {}: {error}", path.display()))?;
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                files.push(ConfigFile { path, text, include_base: from.include_base.clone() });
+            }
+        }
+        Ok(files)
     }
 
     /// All criteria of a `Match` must hold, so one on the host's name that fails rules the block out.

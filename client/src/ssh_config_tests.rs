@@ -2,8 +2,12 @@
 
 use super::*;
 
+fn file(path: &str, text: &str) -> ConfigFile {
+    ConfigFile { path: path.into(), text: text.into(), include_base: None }
+}
+
 fn read(text: &str, host: &str) -> Result<HostConfig, ConfigError> {
-    lookup(&[ConfigFile { path: "/home/u/.ssh/config".into(), text: text.into() }], host)
+    lookup(&[file("/home/u/.ssh/config", text)], host, None)
 }
 
 #[test]
@@ -20,9 +24,8 @@ fn the_first_value_wins_and_identity_files_add_up() {
 
 #[test]
 fn an_earlier_file_wins_over_a_later_one() {
-    let files = [("/a", "Host *\nPort 2"), ("/b", "Port 3\nUser u")]
-        .map(|(path, text)| ConfigFile { path: path.into(), text: text.into() });
-    let config = lookup(&files, "h").unwrap();
+    let files = [file("/a", "Host *\nPort 2"), file("/b", "Port 3\nUser u")];
+    let config = lookup(&files, "h", None).unwrap();
     assert_eq!((config.port, config.user.as_deref()), (Some(2), Some("u")));
 }
 
@@ -81,7 +84,6 @@ fn what_changes_the_connection_is_refused_by_name_file_and_line() {
         "CertificateFile c",
         "IdentityAgent none",
         "PKCS11Provider p",
-        "Include more",
         "Ciphers aes128-ctr",
         "RevokedHostKeys /f",
         "PubkeyAuthentication no",
@@ -109,11 +111,41 @@ fn a_match_block_that_cannot_apply_is_skipped_and_any_other_refused() {
         read(&format!("Match originalhost db1,db2 user x\n{body}"), "web1"),
         Ok(HostConfig::default())
     );
-    for line in ["Match all", "Match exec true", "Match host web*", "Match user x", "Match final"] {
+    for line in ["Match exec true", "Match host web*", "Match user x", "Match final"] {
         assert!(read(&format!("{line}\n{body}"), "web1").unwrap_err().reason.contains("Match"), "{line}");
     }
     let renamed = "HostName db7\nMatch host db*\n  User x\n";
     assert!(read(renamed, "web1").is_err(), "the block may apply to the host's other name");
+}
+
+#[test]
+fn match_all_always_applies() {
+    assert_eq!(read("Host other\nMatch all\n  User u\n", "web1").unwrap().user.as_deref(), Some("u"));
+}
+
+#[test]
+fn included_files_are_read_where_they_stand() {
+    let directory = tempfile::tempdir().unwrap();
+    let base = directory.path();
+    std::fs::create_dir(base.join("config.d")).unwrap();
+    std::fs::write(base.join("config.d/10-a.conf"), "Host web*\n  Port 2\nHost other\n  ProxyJump b\n")
+        .unwrap();
+    std::fs::write(base.join("config.d/20-b.conf"), "Port 3\nUser b\n").unwrap();
+    std::fs::write(base.join("config.d/.hidden.conf"), "User hidden\n").unwrap();
+    std::fs::write(base.join("bad"), "\nProxyJump b\n").unwrap();
+    std::fs::write(base.join("loop"), "Include loop\n").unwrap();
+    let with = |text: &str| {
+        let main = ConfigFile { include_base: Some(base.to_owned()), ..file("/main", text) };
+        lookup(&[main], "web1", Some(base))
+    };
+    let config = with("Include config.d/*.conf\nUser main\n").unwrap();
+    assert_eq!((config.port, config.user.as_deref()), (Some(2), Some("b")));
+    assert_eq!(with("Include none.d/*.conf ~/config.d/2*\n").unwrap().port, Some(3));
+    assert_eq!(with("Host other\n  Include bad\n"), Ok(HostConfig::default()), "the block does not apply");
+    let error = with("Include bad\n").unwrap_err();
+    assert_eq!((error.file, error.line), (base.join("bad"), 2));
+    assert!(with("Include loop\n").unwrap_err().reason.contains("too deep"));
+    assert!(with("Host x\n  Port 1\nHost *\n  Include config.d/*\n  User main\n").unwrap().port == Some(2));
 }
 
 #[test]

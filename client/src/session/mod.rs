@@ -132,9 +132,9 @@ impl Opening {
     }
 
     fn into_session(self, started: Started) -> Session {
-        let Started { ready, connection, decoder, token, .. } = started;
+        let Started { ready, ready_line, connection, decoder, token } = started;
         let Self { client, transport, shared, outgoing, window, .. } = self;
-        shared.set_ready(ready);
+        shared.set_ready(ready, ready_line.len() + 1);
         // A time to live that no clock can hold has no end.
         let deadline = Instant::now().checked_add(client.ttl().saturating_add(2 * GRACE));
         let times = Times { lease: client.lease(), deadline, close_limit: 2 * GRACE };

@@ -341,6 +341,37 @@ async fn closing_proves_that_the_runner_is_gone() {
     assert_eq!(farewell.status, Some(ExitStatus::Code(0)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_something_else_holds_open_does_not_hold_up_the_end() {
+    let (session, mut peer) = session().await;
+    let far = async {
+        peer.expect("SHUTDOWN").await;
+        let exit = json!({"reason": "completed", "exit_code": 0, "self_deleted": true, "commands_total": 0});
+        peer.send("EXIT", exit).await;
+    };
+    let began = tokio::time::Instant::now();
+    let (farewell, ()) = tokio::join!(session.shutdown(None), far);
+    let farewell = farewell.unwrap();
+    assert!(farewell.exit.is_some() && !farewell.is_proven(), "{farewell:?}");
+    assert!(began.elapsed() <= Duration::from_secs(6));
+}
+
+#[tokio::test]
+async fn commands_of_a_runner_that_ends_by_itself_are_told_why() {
+    let (session, mut peer) = session().await;
+    let child = session.start(Exec::argv(["a"])).await.unwrap();
+    peer.command().await;
+    let exit = json!({"reason": "signal", "exit_code": 1, "self_deleted": true, "commands_total": 1});
+    peer.send("EXIT", exit).await;
+    peer.far.exit(1);
+    let error = child.wait().await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Lost { pid: None, .. }) && error.to_string().contains("Signal"),
+        "{error}"
+    );
+    assert!(session.close().await.unwrap().is_proven());
+}
+
 #[tokio::test]
 async fn a_runner_that_goes_without_a_word_is_lost_with_its_last_words() {
     let (session, mut peer) = session().await;

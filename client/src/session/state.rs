@@ -125,7 +125,10 @@ impl Shared {
     }
 
     /// The runner is up: input may flow.
-    pub(super) fn set_ready(&self, ready: Ready) {
+    pub(super) fn set_ready(&self, ready: Ready, bytes: usize) {
+        if self.trace {
+            self.trace_received(&RunnerMessage::Ready(Box::new(ready.clone())), bytes);
+        }
         let window = ready.limits.map_or(STDIN_WINDOW, |limits| limits.stdin_window);
         // Set once, by the one task that starts the session.
         let _ = self.ready.set(ready);

@@ -156,6 +156,8 @@ impl Reader {
                 },
                 chunk = self.output.recv() => {
                     let Some(chunk) = chunk else { return Stop::Output };
+                    // Any byte shows that it lives: a long frame on a slow link takes longer than a lease.
+                    self.heard = Instant::now();
                     self.decoder.push(&chunk);
                     if let Err(violation) = self.take_lines() {
                         return Stop::Violation(violation);
@@ -172,7 +174,6 @@ impl Reader {
 
     fn take_lines(&mut self) -> Result<(), String> {
         while let Some(line) = self.decoder.next_line() {
-            self.heard = Instant::now();
             let Line::Frame(line) = line else {
                 return Err("it sent a line over the frame limit".into());
             };
@@ -183,7 +184,13 @@ impl Reader {
                     printable(&line[..line.len().min(200)], 200)
                 )
             })?;
+            let last = matches!(message, RunnerMessage::Exit(_));
             self.shared.receive(message, line.len() + 1)?;
+            if last {
+                // The channel closes with it, unless something else holds it open.
+                let by = Instant::now() + ENDING;
+                self.end_by = Some(self.end_by.map_or(by, |earlier| earlier.min(by)));
+            }
         }
         Ok(())
     }
@@ -219,6 +226,7 @@ impl Reader {
             }
             Stop::Silence(lease) => lost(format!("nothing was heard for {} s", lease.as_secs()), true),
             Stop::Deadline => lost("the session outlived its time to live".into(), true),
+            Stop::CloseLimit if exit.is_some() => None,
             Stop::CloseLimit => lost("it did not end in time".into(), true),
         };
         self.ending.abort();

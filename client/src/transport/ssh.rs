@@ -35,6 +35,8 @@ const COALESCE: usize = 256 * 1024;
 /// A silent peer is asked whether it lives; after three unanswered questions the connection is given up. Together that
 /// is longer than a lease, so that it is the session that decides when a host is lost.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// For logging in while a person may be typing.
+const ATTENDED: Duration = Duration::from_secs(600);
 /// How long a connection that is no longer wanted may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -74,11 +76,12 @@ impl Ssh {
 
         let timer = StepTimer::start(observer, Step::Authenticate);
         let login = Login::new(options, &mut handle).run();
-        let logged_in = if options.secrets.unattended() {
-            self.limited(Step::Authenticate, options.login_timeout, login).await??
+        let limit = if options.secrets.unattended() {
+            options.login_timeout
         } else {
-            login.await?
+            ATTENDED.max(options.login_timeout)
         };
+        let logged_in = self.limited(Step::Authenticate, limit, login).await??;
         if logged_in.asked {
             self.asked.store(true, Ordering::Relaxed);
         }

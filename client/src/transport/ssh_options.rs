@@ -30,7 +30,7 @@ pub struct SshSettings {
     pub global_known_hosts: Option<Vec<PathBuf>>,
     /// For address lookup, TCP and key exchange together.
     pub connect_timeout: Duration,
-    /// For logging in and opening the channel, each; logging in has no limit while a person may be asked.
+    /// For logging in and opening the channel, each; at least ten minutes for logging in where a person may be asked.
     pub login_timeout: Duration,
     /// The agent's socket, as in `SSH_AUTH_SOCK`.
     pub agent_socket: Option<PathBuf>,
@@ -137,7 +137,8 @@ impl SshOptions {
             .config
             .read(settings.home.as_deref())
             .map_err(|(path, error)| fail(format!("{} cannot be read: {error}", path.display())))?;
-        let config = ssh_config::lookup(&files, target.host()).map_err(|error| fail(error.to_string()))?;
+        let config = ssh_config::lookup(&files, target.host(), settings.home.as_deref())
+            .map_err(|error| fail(error.to_string()))?;
         Self::combine(target, settings, config).map_err(fail)
     }
 
