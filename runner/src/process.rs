@@ -316,6 +316,10 @@ impl<C: Consumer> Pump<'_, C> {
     /// Reads once; whether anything came.
     fn read_output(&mut self, at: usize) -> bool {
         let room = self.room(at).min(CHUNK);
+        if room == 0 {
+            // The other stream has used up the window since it was asked; a read of nothing would look like the end.
+            return false;
+        }
         let (stream, slot) = &mut self.outputs[at];
         let Some(fd) = slot else { return false };
         match fd::read(&*fd, &mut self.buffer[..room]) {
