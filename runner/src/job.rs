@@ -224,6 +224,11 @@ impl Job {
         !std::mem::replace(&mut self.lock().replied, true)
     }
 
+    /// Whether somebody took it upon himself to answer.
+    pub(crate) fn is_replied(&self) -> bool {
+        self.lock().replied
+    }
+
     /// INPUT from the main thread.
     pub(crate) fn add_input(&self, bytes: Vec<u8>, eof: bool) {
         let mut state = self.lock();

@@ -99,9 +99,12 @@ impl Output {
         true
     }
 
-    /// Sends the last frame behind everything else.
+    /// Sends the last frame behind everything else; not at all while another is half handed over to a peer that does not
+    /// read, as it would end up inside that one.
     pub(crate) fn send_last(&self, message: &RunnerMessage) {
-        self.push(message.to_line(now()), true);
+        if let Ok(_frame) = self.frame.try_lock() {
+            self.push(message.to_line(now()), true);
+        }
     }
 
     /// Bytes of small frames that the peer has not read.

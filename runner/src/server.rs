@@ -179,6 +179,9 @@ impl Server {
             Phase::Ending { reason, until } => {
                 if idle || now >= until {
                     self.leave(reason, now + LAST_WORDS);
+                } else if self.running.iter().all(|running| running.job.is_replied()) {
+                    // All that is left is answers on their way to a peer that may not read.
+                    self.phase = Phase::Ending { reason, until: until.min(now + LAST_WORDS) };
                 }
             }
             Phase::Leaving { .. } => {}
