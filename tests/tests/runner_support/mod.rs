@@ -1,8 +1,8 @@
 //! A session with the runner under test: the frames that every suite sends and the answers it looks at.
 //! Knows the shape of frames, as a client of the reference would, and nothing of how the runner does its work.
 
-// Each suite is a program of its own and uses its part of this.
-#![allow(dead_code)]
+// Each suite is a program of its own and uses its part of this; values made in place by `json!` are handed over whole.
+#![allow(dead_code, clippy::needless_pass_by_value)]
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use sortie_tests::process::Process;
 use sortie_tests::runner::RunnerProcess;
 
 /// A runner that has said READY.
-pub struct Session {
+pub(crate) struct Session {
     runner: RunnerProcess,
-    pub ready: Value,
+    pub(crate) ready: Value,
     count: u32,
 }
 
@@ -35,22 +35,22 @@ impl DerefMut for Session {
 }
 
 /// A CMD frame with a generous timeout.
-pub fn cmd(id: &str, kind: &str, params: Value) -> Value {
+pub(crate) fn cmd(id: &str, kind: &str, params: Value) -> Value {
     json!({"type": "CMD", "data": {"id": id, "type": kind, "timeout": 120, "params": params}})
 }
 
 /// A CMD frame for a line of shell whose output is captured.
-pub fn shell(id: &str, line: &str) -> Value {
+pub(crate) fn shell(id: &str, line: &str) -> Value {
     cmd(id, "exec", json!({"command": line, "capture_out": true, "capture_err": true}))
 }
 
 /// A CMD frame for a line of shell whose output is streamed.
-pub fn stream(id: &str, line: &str) -> Value {
+pub(crate) fn stream(id: &str, line: &str) -> Value {
     cmd(id, "exec", json!({"command": line, "stream_lines": true}))
 }
 
 /// A CMD frame with more fields of its own, such as `window`.
-pub fn with(mut frame: Value, more: Value) -> Value {
+pub(crate) fn with(mut frame: Value, more: Value) -> Value {
     if let (Some(data), Value::Object(more)) = (frame["data"].as_object_mut(), more) {
         data.extend(more);
     }
@@ -59,32 +59,32 @@ pub fn with(mut frame: Value, more: Value) -> Value {
 
 impl Session {
     /// Starts a runner and reads its READY.
-    pub async fn start(args: &[&str]) -> Result<Self> {
+    pub(crate) async fn start(args: &[&str]) -> Result<Self> {
         Self::of(RunnerProcess::builder().args(args).start()?).await
     }
 
     /// Reads the READY of a runner that was started.
-    pub async fn of(mut runner: RunnerProcess) -> Result<Self> {
+    pub(crate) async fn of(mut runner: RunnerProcess) -> Result<Self> {
         let ready = runner.next().await?.context("no READY")?;
         ensure!(ready["type"] == "READY", "first came {ready}");
         Ok(Self { runner, ready, count: 0 })
     }
 
     /// An id that this session has not used.
-    pub fn next_id(&mut self) -> String {
+    pub(crate) fn next_id(&mut self) -> String {
         self.count += 1;
         format!("n{}", self.count)
     }
 
     /// Sends a frame and waits for the DONE or ERROR of its command.
-    pub async fn ask(&mut self, frame: &Value) -> Result<Value> {
+    pub(crate) async fn ask(&mut self, frame: &Value) -> Result<Value> {
         self.send(frame).await?;
         let id = frame["data"]["id"].as_str().context("a frame without id")?.to_owned();
         self.answer(&id).await
     }
 
     /// Runs a command that has to be DONE; its result.
-    pub async fn done(&mut self, kind: &str, params: Value) -> Result<Value> {
+    pub(crate) async fn done(&mut self, kind: &str, params: Value) -> Result<Value> {
         let id = self.next_id();
         let mut answer = self.ask(&cmd(&id, kind, params)).await?;
         ensure!(answer["type"] == "DONE", "{answer}");
@@ -92,32 +92,32 @@ impl Session {
     }
 
     /// Runs a command that has to end in an ERROR of this code; what the ERROR says.
-    pub async fn error(&mut self, code: &str, kind: &str, params: Value) -> Result<Value> {
+    pub(crate) async fn error(&mut self, code: &str, kind: &str, params: Value) -> Result<Value> {
         let id = self.next_id();
         self.failed(code, &cmd(&id, kind, params)).await
     }
 
     /// Sends a CMD that has to end in an ERROR of this code; what the ERROR says.
-    pub async fn failed(&mut self, code: &str, frame: &Value) -> Result<Value> {
+    pub(crate) async fn failed(&mut self, code: &str, frame: &Value) -> Result<Value> {
         let mut answer = self.ask(frame).await?;
         ensure!(answer["type"] == "ERROR" && answer["data"]["code"] == code, "not {code}: {answer}");
         Ok(answer["data"].take())
     }
 
     /// Runs a line of shell that has to be DONE; its result with what it said.
-    pub async fn sh(&mut self, line: &str) -> Result<Value> {
+    pub(crate) async fn sh(&mut self, line: &str) -> Result<Value> {
         self.done("exec", json!({"command": line, "capture_out": true, "capture_err": true})).await
     }
 
     /// The next frame, which has to be of this type.
-    pub async fn frame(&mut self, kind: &str) -> Result<Value> {
+    pub(crate) async fn frame(&mut self, kind: &str) -> Result<Value> {
         let frame = self.next().await?.context("the output ended")?;
         ensure!(frame["type"] == kind, "not {kind}: {frame}");
         Ok(frame)
     }
 
     /// The first line that a streamed command says, as a number: mostly a pid.
-    pub async fn number(&mut self, id: &str) -> Result<i32> {
+    pub(crate) async fn number(&mut self, id: &str) -> Result<i32> {
         let event = self
             .expect_where("an EVENT", |frame| frame["type"] == "EVENT" && frame["data"]["command_id"] == id)
             .await?;
@@ -126,7 +126,7 @@ impl Session {
     }
 
     /// That it still serves, and has nothing else to say.
-    pub async fn is_in_step(&mut self) -> Result<()> {
+    pub(crate) async fn is_in_step(&mut self) -> Result<()> {
         let id = self.next_id();
         self.send(&shell(&id, "echo alive")).await?;
         let done = self.frame("DONE").await?;
@@ -135,14 +135,14 @@ impl Session {
     }
 
     /// Ends its input and waits for its end: EXIT for this reason, the exit status that goes with it, nothing left.
-    pub async fn finish(mut self) -> Result<()> {
+    pub(crate) async fn finish(mut self) -> Result<()> {
         self.close_stdin();
         self.leaves("stdin_closed", 0).await?;
         self.quiet().await
     }
 
     /// Waits for EXIT with this reason, the end of output, and the exit status.
-    pub async fn leaves(&mut self, reason: &str, status: i32) -> Result<Value> {
+    pub(crate) async fn leaves(&mut self, reason: &str, status: i32) -> Result<Value> {
         let exit = self.expect("EXIT").await?;
         ensure!(exit["data"]["reason"] == reason && exit["data"]["exit_code"] == status, "{exit}");
         if let Some(more) = self.next().await? {
@@ -155,12 +155,12 @@ impl Session {
 }
 
 /// Whether a process runs: neither gone nor dead.
-pub fn runs(pid: i32) -> bool {
+pub(crate) fn runs(pid: i32) -> bool {
     Process::read(pid).is_some_and(|process| !process.is_zombie())
 }
 
 /// Waits until the processes have ended.
-pub async fn ended(pids: &[i32]) -> Result<()> {
+pub(crate) async fn ended(pids: &[i32]) -> Result<()> {
     eventually("the end of the tree", || {
         let left: Vec<_> = pids
             .iter()
@@ -174,7 +174,7 @@ pub async fn ended(pids: &[i32]) -> Result<()> {
 }
 
 /// Waits until a file holds so many lines that are numbers; the numbers.
-pub async fn pids(file: &Path, count: usize) -> Result<Vec<i32>> {
+pub(crate) async fn pids(file: &Path, count: usize) -> Result<Vec<i32>> {
     eventually("the pids", || {
         let text = std::fs::read_to_string(file)?;
         let pids: Vec<i32> = text.lines().filter_map(|line| line.trim().parse().ok()).collect();
@@ -185,34 +185,34 @@ pub async fn pids(file: &Path, count: usize) -> Result<Vec<i32>> {
 }
 
 /// A directory of the test's own, and paths in it.
-pub struct Dir(tempfile::TempDir);
+pub(crate) struct Dir(tempfile::TempDir);
 
 impl Dir {
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self(tempfile::Builder::new().prefix("sortie-suite-").tempdir()?))
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
-    pub fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// As a JSON string or a word of shell: the names are plain.
-    pub fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         self.at(name).to_string_lossy().into_owned()
     }
 
     /// Writes a file; its path.
-    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<String> {
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<String> {
         std::fs::write(self.at(name), content)?;
         Ok(self.text(name))
     }
 
     /// The names in it, sorted.
-    pub fn names(&self) -> Result<Vec<String>> {
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
         let mut names: Vec<String> = std::fs::read_dir(self.path())?
             .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
             .collect::<Result<_>>()?;
@@ -222,7 +222,7 @@ impl Dir {
 }
 
 /// A line of `/proc/PID/status` in KiB, such as `VmHWM`.
-pub fn status_kib(pid: i32, key: &str) -> Result<u64> {
+pub(crate) fn status_kib(pid: i32, key: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     let value = line.and_then(|line| line.split_whitespace().next()).context("no such line")?;
@@ -230,12 +230,12 @@ pub fn status_kib(pid: i32, key: &str) -> Result<u64> {
 }
 
 /// The process that serves: the runner's child of that name.
-pub fn server_of(runner: &RunnerProcess) -> Result<i32> {
+pub(crate) fn server_of(runner: &RunnerProcess) -> Result<i32> {
     named(runner, "sortie-server")
 }
 
 /// The first descendant of this name.
-pub fn named(runner: &RunnerProcess, name: &str) -> Result<i32> {
+pub(crate) fn named(runner: &RunnerProcess, name: &str) -> Result<i32> {
     let found = runner.descendants();
     let process = found.iter().find(|process| process.name == name);
     Ok(process.with_context(|| format!("no {name} in {found:?}"))?.pid)
