@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(45);
 /// A runner's executable lies, or lay, in a directory that nobody else's has the name of, or in the cache under its
 /// digest; so a process with the number of the runner is known to be it. Ten seconds are given: twice the grace.
 const LOOK: &str = concat!(
-    "_n=0;case $(ls -l /proc/$2/exe 2>&1) in *.sortie-$3*|*/sortie/$4*)kill $2;",
+    "_n=0;case $(ls -l /proc/$2/exe 2>&1) in *.sortie-$3*|*/sortie/$4*)kill $2;kill -CONT $2;",
     "while [ $_n -lt 20 ]&&kill -0 $2 2>/dev/null;do sleep 0.5||sleep 1;_n=$((_n+1));done;",
     "if kill -0 $2 2>/dev/null;then _r=there;else _r=ended;fi;;*)_r=gone;;esac;",
     "for _b in \"$XDG_RUNTIME_DIR\" /dev/shm \"$TMPDIR\" /tmp /var/tmp \"$HOME\";do ",

@@ -16,7 +16,23 @@ use sortie_tests::sshd::{Builder, Shell, Sshd};
 use sortie_tests::{require_programs, require_root, within};
 
 /// Arguments that some shell on the way would change, if one were on the way.
-const AWKWARD: &[&str] = &["", " ", "a b", "'", "\"", "$HOME", "!!", "!x", "\\", "\\n", "`id`", "new\nline", "*", "~", "é\u{1F600}"];
+const AWKWARD: &[&str] = &[
+    "",
+    " ",
+    "a b",
+    "'",
+    "\"",
+    "$HOME",
+    "!!",
+    "!x",
+    "\\",
+    "\\n",
+    "`id`",
+    "new\nline",
+    "*",
+    "~",
+    "é\u{1F600}",
+];
 
 async fn prove(session: Session) -> Result<()> {
     let script = "printf '%s\\0' \"$@\"; exit 7";
@@ -122,7 +138,10 @@ async fn directories_that_will_not_do_are_named_with_their_reason() -> Result<()
         let (problem, _) = problem(fails(host).await?)?;
         let BootstrapProblem::NoDirectory { tried } = &problem else { anyhow::bail!("{problem}") };
         assert!(tried.len() >= all.len(), "{problem}");
-        assert!(tried.iter().all(|t| t.problem == expected || t.problem == DirectoryProblem::Missing), "{problem}");
+        assert!(
+            tried.iter().all(|t| t.problem == expected || t.problem == DirectoryProblem::Missing),
+            "{problem}"
+        );
         assert!(tried.iter().any(|t| t.problem == expected), "{problem}");
     }
     Ok(())
@@ -181,7 +200,9 @@ async fn a_link_cut_at_any_byte_leaves_nothing() -> Result<()> {
     };
     host.quiet().await?;
     // Every stretch of the way up, and most places of the small packets at its beginning and end.
-    let cuts = (0..whole).step_by(usize::try_from(whole / 40)?).chain(whole.saturating_sub(600)..whole.saturating_sub(560));
+    let cuts = (0..whole)
+        .step_by(usize::try_from(whole / 40)?)
+        .chain(whole.saturating_sub(600)..whole.saturating_sub(560));
     for cut in cuts {
         let proxy = Proxy::builder(host.access().addr()).cut_after(Direction::ToServer, cut).start().await?;
         let access = host.access().via(proxy.addr().port())?;
@@ -194,7 +215,10 @@ async fn a_link_cut_at_any_byte_leaves_nothing() -> Result<()> {
         .await?;
         if let Err(error) = outcome {
             let known = error.downcast_ref::<Error>().with_context(|| format!("at {cut}: {error}"))?;
-            assert!(matches!(known.kind(), "unreachable" | "lost" | "auth" | "bootstrap"), "at {cut}: {known}");
+            assert!(
+                matches!(known.kind(), "unreachable" | "lost" | "auth" | "bootstrap"),
+                "at {cut}: {known}"
+            );
         }
         host.quiet().await.with_context(|| format!("cut at {cut} of {whole}"))?;
         let left = host.new_files()?;

@@ -126,7 +126,10 @@ async fn a_password_gets_in_and_a_wrong_one_is_not_echoed() -> Result<()> {
     let host = host().password("correct horse").config_line("PubkeyAuthentication no").start()?;
     let with = |password: &str| SshSettings {
         identities: Vec::new(),
-        secrets: Arc::new(FixedSecrets { password: Some(Secret::new(password.to_owned())), passphrase: None }),
+        secrets: Arc::new(FixedSecrets {
+            password: Some(Secret::new(password.to_owned())),
+            passphrase: None,
+        }),
         ..settings(host.access())
     };
     log_in(host.access(), with("correct horse")).await.with_context(|| host.log())?;
@@ -148,10 +151,12 @@ impl Agent {
     async fn start(key: &std::path::Path) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("agent");
-        let child = Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn()?;
+        let child =
+            Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn()?;
         let agent = Self { child, socket, _directory: directory };
         sortie_tests::eventually("the agent's socket", || Ok(agent.socket.exists().then_some(()))).await?;
-        let added = Command::new("ssh-add").arg("-q").arg(key).env("SSH_AUTH_SOCK", &agent.socket).output()?;
+        let added =
+            Command::new("ssh-add").arg("-q").arg(key).env("SSH_AUTH_SOCK", &agent.socket).output()?;
         anyhow::ensure!(added.status.success(), "{added:?}");
         Ok(agent)
     }
@@ -186,7 +191,11 @@ async fn an_agent_logs_in_with_the_keys_it_holds() -> Result<()> {
     let config = directory.path().join("config");
     let public = host.access().identity.with_extension("pub");
     fs::write(&config, "IdentitiesOnly yes\n")?;
-    let only = |identities| SshSettings { config: ConfigSource::File(config.clone()), identities, ..by_agent.clone() };
+    let only = |identities| SshSettings {
+        config: ConfigSource::File(config.clone()),
+        identities,
+        ..by_agent.clone()
+    };
     assert!(matches!(kept_out(host.access(), only(Vec::new())).await?, Error::Auth { .. }));
     log_in(host.access(), only(vec![public])).await
 }
@@ -256,7 +265,9 @@ async fn key_files_that_cannot_be_used_are_named_without_their_content() -> Resu
     };
     let error = kept_out(host.access(), ssh).await?;
     let text = format!("{error} {error:?}");
-    for part in ["open: not used, because others may read it", "broken: not a private key", "missing: No such file"] {
+    for part in
+        ["open: not used, because others may read it", "broken: not a private key", "missing: No such file"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(!text.contains("secretsecret"), "{text}");

@@ -67,11 +67,11 @@ impl<R> Running<R> {
         }
     }
 
-    /// Sends CREDIT for what was taken: when half the window is used up, or there is nothing more to take.
+    /// Sends CREDIT for what was taken once it is half the window: until then the other half is left to send from.
     fn account(&mut self, event: &Event) {
         let (Some(window), Some(stream)) = (self.window, event.stream) else { return };
         self.owed[usize::from(stream == Stream::Stderr)] += output_len(event);
-        if self.owed.iter().sum::<u64>() < window / 2 && self.shared.has_events(&self.id) {
+        if self.owed.iter().sum::<u64>() < window / 2 {
             return;
         }
         for (owed, stream) in self.owed.iter_mut().zip([Stream::Stdout, Stream::Stderr]) {

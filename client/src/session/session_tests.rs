@@ -151,7 +151,7 @@ async fn credit_is_given_for_what_was_taken_and_nothing_else() {
     assert!(!peer.far.has_more(), "no credit before anything was taken");
 
     assert_eq!(text(slow.next_event().await), "x".repeat(40));
-    assert!(!peer.far.has_more(), "less than half a window is not worth a frame while there is more");
+    assert!(!peer.far.has_more(), "less than half a window is not worth a frame");
     assert_eq!(text(slow.next_event().await), "y".repeat(60));
     let credit = peer.expect("CREDIT").await;
     assert_eq!(credit, json!({"command_id": one, "stream": "stdout", "bytes": 100}));

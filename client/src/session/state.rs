@@ -208,11 +208,6 @@ impl Shared {
         Some(News::Outcome(outcome))
     }
 
-    /// Whether more events of this command wait right now.
-    pub(super) fn has_events(&self, id: &str) -> bool {
-        self.state().commands.get(id).is_some_and(|command| !command.events.is_empty())
-    }
-
     /// Output was taken by its consumer, and CREDIT for it is about to be sent.
     pub(super) fn acknowledge(&self, id: &str, bytes: u64) {
         if let Some(command) = self.state().commands.get_mut(id) {
