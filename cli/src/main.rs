@@ -1,2 +1,95 @@
-//! Work in progress.
-fn main() {}
+//! The `sortie` command: arguments in, events out. How hosts are reached and what is done there is the client's; each
+//! verb has a file of its own, and only `report` writes to standard output and standard error.
+#![forbid(unsafe_code)]
+
+mod completions;
+mod doctor;
+mod exec;
+mod fleet;
+mod get;
+mod options;
+mod outcome;
+mod pipe;
+mod place;
+mod put;
+mod report;
+mod runners;
+mod secrets;
+mod sh;
+mod signals;
+mod source;
+mod terminal;
+mod watch;
+mod words;
+
+use clap::{Parser, Subcommand};
+
+/// Runs commands on hosts that have nothing but an SSH server and a POSIX sh, and leaves nothing behind.
+#[derive(Parser)]
+#[command(name = "sortie", version, max_term_width = 100, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const AFTER_HELP: &str = "\
+Exit status
+  one host:       the command's own; 124 after a timeout; 128+n after signal n;
+                  126 or 127 where the program could not be started;
+                  255 where Sortie itself failed
+  several hosts:  0 all fine; 1 some failed; 3 some could not be reached
+  wrong usage:    2";
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run a program with exactly these arguments; no shell takes part
+    Exec(exec::Arguments),
+    /// Run a line of shell (/bin/sh -c)
+    Sh(sh::Arguments),
+    /// Write one file on the hosts, atomically
+    Put(put::Arguments),
+    /// Fetch one file, whole and verified
+    Get(get::Arguments),
+    /// Connect standard input and output to a runner: the protocol, for any language
+    Pipe(pipe::Arguments),
+    /// Go through every step of reaching a host, and say what is wrong and what to do
+    Doctor(doctor::Arguments),
+    /// Show the runners that this command carries
+    Runners(runners::Arguments),
+    /// Print a script that completes this command's arguments in a shell
+    Completions(completions::Arguments),
+}
+
+impl Verb {
+    async fn run(self) -> anyhow::Result<i32> {
+        match self {
+            Self::Exec(arguments) => exec::run(arguments).await,
+            Self::Sh(arguments) => sh::run(arguments).await,
+            Self::Put(arguments) => put::run(arguments).await,
+            Self::Get(arguments) => get::run(arguments).await,
+            Self::Pipe(arguments) => pipe::run(arguments).await,
+            Self::Doctor(arguments) => doctor::run(arguments).await,
+            Self::Runners(arguments) => runners::run(&arguments),
+            Self::Completions(arguments) => completions::run(&arguments),
+        }
+    }
+}
+
+fn main() {
+    let verb = Arguments::parse().verb;
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            let result = runtime.block_on(verb.run());
+            // A thread may still wait for standard input.
+            runtime.shutdown_background();
+            result
+        });
+    let status = result.unwrap_or_else(|error| {
+        report::plain_error(&error);
+        if error.is::<outcome::Usage>() { outcome::USAGE } else { outcome::FAILED }
+    });
+    std::process::exit(status)
+}

@@ -1,0 +1,51 @@
+//! Packs the runners of the directory `SORTIE_EMBED_RUNNERS`, if it is set, so that the command carries them.
+//! Which machines there are is known by `sortie_client::Machine`; here only names of files are.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use flate2::{Compression, GzBuilder};
+
+fn main() -> io::Result<()> {
+    println!("cargo:rerun-if-env-changed=SORTIE_EMBED_RUNNERS");
+    println!("cargo:rerun-if-changed=build.rs");
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("cargo sets no OUT_DIR"))?);
+    let mut table = String::from("&[\n");
+    if let Some(directory) = env::var_os("SORTIE_EMBED_RUNNERS").map(PathBuf::from) {
+        println!("cargo:rerun-if-changed={}", directory.display());
+        for (target, path) in runners(&directory)? {
+            println!("cargo:rerun-if-changed={}", path.display());
+            let packed = out.join(format!("{target}.gz"));
+            pack(&path, &packed)?;
+            writeln!(table, "({target:?}, include_bytes!({packed:?})),").map_err(io::Error::other)?;
+        }
+    }
+    table.push(']');
+    fs::write(out.join("runners.rs"), table)
+}
+
+/// Files named `sortie-runner-TARGET`, in order of the target.
+fn runners(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", directory.display()));
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).map_err(named)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(target) = name.strip_prefix("sortie-runner-")
+            && !target.contains('.')
+        {
+            found.push((target.to_owned(), path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Without a time or a name in it, so that the same runner always gives the same bytes.
+fn pack(from: &Path, to: &Path) -> io::Result<()> {
+    let mut encoder = GzBuilder::new().write(fs::File::create(to)?, Compression::best());
+    encoder.write_all(&fs::read(from)?)?;
+    encoder.finish()?.flush()
+}

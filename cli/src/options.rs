@@ -1,0 +1,126 @@
+//! The options that verbs share, named as in ssh(1) where ssh has them. What they mean for a session is `place`'s affair.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::words;
+
+/// Which hosts.
+#[derive(clap::Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Hosts {
+    /// Hosts, as [user@]host[:port]; may be repeated
+    #[arg(short = 'H', long = "host", value_name = "HOST,…", value_delimiter = ',')]
+    pub(crate) host: Vec<String>,
+    /// This machine itself, without SSH
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Whatever this program runs `sh` in, such as 'docker exec -i web' or 'kubectl exec -i pod --'
+    #[arg(long, value_name = "PROGRAM", value_parser = via)]
+    pub(crate) via: Option<Via>,
+}
+
+/// Which one host.
+#[derive(clap::Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Host {
+    /// The host, as [user@]host[:port]
+    #[arg(value_name = "HOST")]
+    pub(crate) host: Option<String>,
+    /// This machine itself, without SSH
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Whatever this program runs `sh` in, such as 'docker exec -i web' or 'kubectl exec -i pod --'
+    #[arg(long, value_name = "PROGRAM", value_parser = via)]
+    pub(crate) via: Option<Via>,
+}
+
+/// A program that runs `sh` somewhere, with its arguments.
+#[derive(Debug, Clone)]
+pub(crate) struct Via {
+    pub(crate) text: String,
+    pub(crate) argv: Vec<String>,
+}
+
+fn via(text: &str) -> Result<Via, String> {
+    Ok(Via { text: text.to_owned(), argv: words::split(text)? })
+}
+
+/// How hosts are reached.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct Connection {
+    /// Log in with this private key; may be repeated
+    #[arg(short = 'i', long = "identity", value_name = "FILE")]
+    pub(crate) identities: Vec<PathBuf>,
+    /// Read this instead of ~/.ssh/config and /etc/ssh/ssh_config; `none` for neither
+    #[arg(short = 'F', long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Log in as this user, where the host does not name one
+    #[arg(short = 'l', long = "login", value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Connect to this port, where the host does not name one
+    #[arg(short = 'p', long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: Option<u16>,
+    /// Believe the host keys in this file, and no others
+    #[arg(long, value_name = "FILE")]
+    pub(crate) known_hosts: Option<PathBuf>,
+    /// Add the keys of unknown hosts to known_hosts; a changed key is refused all the same
+    #[arg(long)]
+    pub(crate) accept_new: bool,
+    /// Log in with the password in the first line of this file, which nobody else may read; <(…) works
+    #[arg(long, value_name = "FILE", conflicts_with = "ask_pass")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Open encrypted keys with the passphrase in the first line of this file; <(…) works
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Ask once for a password, and log in to every host with it
+    #[arg(long, conflicts_with = "batch")]
+    pub(crate) ask_pass: bool,
+    /// Never ask for anything
+    #[arg(long)]
+    pub(crate) batch: bool,
+    /// Give up connecting to a host after this long
+    #[arg(long, value_name = "TIME", value_parser = words::duration)]
+    pub(crate) connect_timeout: Option<Duration>,
+    /// Take runners from this directory of sortie-runner-TARGET files instead of those that this command carries
+    #[arg(long, value_name = "DIR", env = "SORTIE_RUNNERS", hide_env_values = true)]
+    pub(crate) runners: Option<PathBuf>,
+    /// Keep the runner in ~/.cache/sortie of the host, and use the one that is there
+    #[arg(long)]
+    pub(crate) cache: bool,
+    /// Show every frame on standard error, without its contents
+    #[arg(long)]
+    pub(crate) trace: bool,
+}
+
+/// How long things may take and how they are shown.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Run {
+    /// End the command, with all that it started, after this long
+    #[arg(long, value_name = "TIME", default_value = "300", value_parser = words::duration)]
+    pub(crate) timeout: Duration,
+    /// End the runner, whatever happens, after this long [default: the greater of 600 and timeout + 60]
+    #[arg(long, value_name = "TIME", value_parser = words::duration)]
+    pub(crate) ttl: Option<Duration>,
+    /// At most so many hosts at once
+    #[arg(short = 'f', long, value_name = "N", default_value = "32", value_parser = forks)]
+    pub(crate) forks: usize,
+    /// One JSON object a line for everything that happens
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn forks(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(forks @ 1..=10_000) => Ok(forks),
+        _ => Err("write a number from 1 to 10000".into()),
+    }
+}
+
+impl Run {
+    /// How long the runner may live.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl.unwrap_or_else(|| Duration::from_secs(600).max(self.timeout + Duration::from_secs(60)))
+    }
+}

@@ -1,0 +1,198 @@
+//! From options to hosts that can be reached: targets, the settings of SSH, the runners. Opens no connection.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use sortie_client::ssh_config::{ConfigSource, HostKeyPolicy};
+use sortie_client::{
+    Client, ClientBuilder, Command, Error, Local, RunnerSet, SshSettings, Target, Transport,
+};
+
+use crate::options::{self, Connection, Via};
+use crate::outcome::usage;
+use crate::report::Reporter;
+use crate::runners;
+use crate::secrets::Keyring;
+use crate::watch::Watch;
+
+/// A host as the user named it.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    /// What it is called in everything that is shown.
+    pub(crate) label: Arc<str>,
+    way: Way,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
+    Ssh(Target),
+    Local,
+    Via(Vec<String>),
+}
+
+impl Host {
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let target = Target::parse(text.trim()).map_err(|error| usage(error.to_string()))?;
+        Ok(Self { label: target.to_string().into(), way: Way::Ssh(target) })
+    }
+
+    fn local() -> Self {
+        Self { label: "localhost".into(), way: Way::Local }
+    }
+
+    fn via(via: &Via) -> Self {
+        Self { label: via.text.as_str().into(), way: Way::Via(via.argv.clone()) }
+    }
+
+    /// Every host once, in the order in which they were named.
+    pub(crate) fn all(options: &options::Hosts) -> anyhow::Result<Vec<Self>> {
+        if options.local {
+            return Ok(vec![Self::local()]);
+        }
+        if let Some(via) = &options.via {
+            return Ok(vec![Self::via(via)]);
+        }
+        let mut seen = HashSet::new();
+        let mut hosts = Vec::new();
+        for text in options.host.iter().filter(|text| !text.trim().is_empty()) {
+            let host = Self::parse(text)?;
+            if seen.insert(Arc::clone(&host.label)) {
+                hosts.push(host);
+            }
+        }
+        if hosts.is_empty() {
+            return Err(usage("-H names no host"));
+        }
+        Ok(hosts)
+    }
+
+    /// The only one.
+    pub(crate) fn one(options: &options::Host) -> anyhow::Result<Self> {
+        match (&options.host, &options.via) {
+            (Some(text), _) => Self::parse(text),
+            (None, Some(via)) => Ok(Self::via(via)),
+            (None, None) => Ok(Self::local()),
+        }
+    }
+
+    /// The target, where it is reached over SSH.
+    pub(crate) fn target(&self) -> Option<&Target> {
+        match &self.way {
+            Way::Ssh(target) => Some(target),
+            Way::Local | Way::Via(_) => None,
+        }
+    }
+}
+
+/// What is needed to reach hosts.
+pub(crate) struct Base {
+    pub(crate) ssh: SshSettings,
+    builder: ClientBuilder,
+    trace: bool,
+}
+
+impl Base {
+    /// Reads what the options name on this machine; `ttl` is the runner's time to live.
+    pub(crate) fn new(options: &Connection, ttl: Duration) -> anyhow::Result<Self> {
+        let ssh = ssh_settings(options)?;
+        let runners = runner_set(options.runners.as_deref())?;
+        let builder = Client::builder().ttl(ttl).cache(options.cache).runners(runners).ssh(ssh.clone());
+        Ok(Self { ssh, builder, trace: options.trace })
+    }
+
+    /// A client that tells `reporter` of one host.
+    pub(crate) fn client(&self, host: &Host, reporter: &Reporter) -> Client {
+        self.watched(Arc::new(Watch::new(&host.label, reporter, self.trace, false)))
+    }
+
+    /// A client with an observer of the caller's.
+    pub(crate) fn watched(&self, watch: Arc<Watch>) -> Client {
+        self.builder.clone().observer(watch).build()
+    }
+
+    /// The way to a host.
+    pub(crate) fn transport(client: &Client, host: &Host) -> Result<Arc<dyn Transport>, Error> {
+        Ok(match &host.way {
+            Way::Ssh(target) => client.ssh(target)?,
+            Way::Local => Arc::new(Local),
+            Way::Via(argv) => Arc::new(Command::new(&*host.label, argv.iter().cloned())),
+        })
+    }
+}
+
+fn ssh_settings(options: &Connection) -> anyhow::Result<SshSettings> {
+    let mut ssh = SshSettings::from_env();
+    match &options.config {
+        Some(file) if file.as_os_str() == "none" => ssh.config = ConfigSource::None,
+        Some(file) => {
+            must_be_there("-F", file)?;
+            ssh.config = ConfigSource::File(file.clone());
+        }
+        None => {}
+    }
+    for file in &options.identities {
+        must_be_there("-i", file)?;
+    }
+    ssh.user.clone_from(&options.user);
+    ssh.port = options.port;
+    ssh.identities.clone_from(&options.identities);
+    if options.accept_new {
+        ssh.host_key_policy = Some(HostKeyPolicy::AcceptNew);
+    }
+    if let Some(file) = &options.known_hosts {
+        ssh.user_known_hosts = Some(vec![file.clone()]);
+        ssh.global_known_hosts = Some(Vec::new());
+    }
+    if let Some(limit) = options.connect_timeout {
+        ssh.connect_timeout = limit;
+    }
+    ssh.secrets = Arc::new(Keyring::new(options)?);
+    Ok(ssh)
+}
+
+fn must_be_there(flag: &str, file: &Path) -> anyhow::Result<()> {
+    match std::fs::metadata(file) {
+        Ok(metadata) if metadata.is_dir() => {
+            Err(usage(format!("{flag} {}: it is a directory, not a file", file.display())))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(usage(format!("{flag} {}: {error}", file.display()))),
+    }
+}
+
+/// Those of a directory that was named, else those inside of this program, else those beside it.
+pub(crate) fn runner_set(directory: Option<&Path>) -> anyhow::Result<RunnerSet> {
+    let set = match directory {
+        Some(directory) => {
+            RunnerSet::from_dir(directory).map_err(|error| usage(format!("--runners: {error}")))?
+        }
+        None => match runners::embedded()? {
+            set if set.iter().next().is_some() => set,
+            _ => beside_executable()?,
+        },
+    };
+    if set.iter().next().is_none() {
+        return Err(match directory {
+            Some(directory) => usage(format!(
+                "--runners {}: no file in it is named sortie-runner-TARGET",
+                directory.display()
+            )),
+            None => anyhow::anyhow!(
+                "this command carries no runner to send to hosts; build it by `cargo xtask build`, or name a directory of \
+                 runners with --runners or SORTIE_RUNNERS"
+            ),
+        });
+    }
+    Ok(set)
+}
+
+fn beside_executable() -> anyhow::Result<RunnerSet> {
+    let Some(directory) = std::env::current_exe().ok().and_then(|path| path.parent().map(PathBuf::from))
+    else {
+        return Ok(RunnerSet::new());
+    };
+    RunnerSet::from_dir(&directory).context("looking for runners beside this program")
+}

@@ -1,0 +1,372 @@
+//! What happened, as one kind of event for people and programs alike: rendered as text, or with `--json` as one object
+//! a line. This is the only place that writes to standard output and standard error, so the two cannot drift apart.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+use serde::Serialize;
+use sortie_client::protocol::command::exec::ExecResult;
+use sortie_client::protocol::command::file_write::FileWriteResult;
+use sortie_client::protocol::message::{Level, Progress};
+use sortie_client::protocol::time::Timestamp;
+use sortie_client::protocol::{Encoding, ErrorClass, Stream, text};
+use sortie_client::{Error, error::printable};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+mod human;
+
+use crate::terminal::Sink;
+use human::Human;
+
+/// Bytes of output that may wait for standard output; whoever has more waits.
+const BUDGET: usize = 1024 * 1024;
+/// Bytes that are gathered for one write.
+const GATHERED: usize = 256 * 1024;
+
+/// Something that happened. The fields are the ones of `--json`; see `docs/CLI.md`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(crate) enum Event {
+    /// Output of a command, byte for byte.
+    Output {
+        host: Arc<str>,
+        stream: Stream,
+        data: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        encoding: Option<Encoding>,
+    },
+    /// Something that a command says of itself.
+    Message {
+        host: Arc<str>,
+        level: Level,
+        message: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        progress: Option<Progress>,
+    },
+    /// How far the copy of a file is, in bytes.
+    Progress { host: Arc<str>, current: u64, total: u64 },
+    /// Something to know that stops nothing.
+    Warning { host: Arc<str>, message: String },
+    /// A frame went by (`--trace`).
+    Frame {
+        host: Arc<str>,
+        direction: &'static str,
+        #[serde(rename = "type")]
+        kind: &'static str,
+        command_id: String,
+        bytes: usize,
+        summary: String,
+    },
+    /// One step of `doctor`.
+    Check(Check),
+    /// A command ended.
+    Done {
+        host: Arc<str>,
+        seconds: f64,
+        #[serde(flatten)]
+        result: Done,
+    },
+    /// There is no result, and why.
+    Error(Failure),
+    /// All hosts are through.
+    Summary {
+        hosts: usize,
+        fine: usize,
+        failed: usize,
+        unreachable: usize,
+        interrupted: usize,
+        exit_status: i32,
+    },
+    /// A runner that this command carries.
+    Runner { target: String, bytes: usize, gzip_bytes: usize, sha256: String },
+}
+
+/// The result of a command.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "command", content = "result", rename_all = "snake_case")]
+pub(crate) enum Done {
+    /// See the protocol.
+    Exec(ExecResult),
+    /// See the protocol; `path` and `check` are as asked for.
+    Put {
+        path: String,
+        check: bool,
+        #[serde(flatten)]
+        result: FileWriteResult,
+    },
+    /// A file was fetched.
+    Get { path: String, bytes: u64, sha256: String, mode: String },
+    /// `doctor` is through.
+    Doctor { fit: bool, round_trips: u32 },
+}
+
+/// One step of reaching a host.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Check {
+    pub(crate) host: Arc<str>,
+    /// In words.
+    pub(crate) step: String,
+    pub(crate) ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) milliseconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) round_trips: Option<u32>,
+    pub(crate) detail: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) advice: Option<String>,
+}
+
+/// Why there is no result.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Failure {
+    pub(crate) host: Arc<str>,
+    /// `unreachable`, `host_key`, `auth`, … as `sortie_client::Error::kind`; `local` for this machine's own.
+    pub(crate) kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) step: Option<&'static str>,
+    /// The runner's code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) class: Option<ErrorClass>,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    /// The host is named as the user did, whatever it is called in the error.
+    pub(crate) fn new(host: &Arc<str>, error: &Error) -> Self {
+        let (code, class, message) = match error {
+            // The runner's own words: they may hold names of files of the host.
+            Error::Command { error, .. } => {
+                (Some(error.code.to_string()), error.class, printable(error.message.as_bytes(), 4096))
+            }
+            error => {
+                let text = error.to_string();
+                let named = format!("{}: ", error.host());
+                (None, None, text.strip_prefix(&named).unwrap_or(&text).to_owned())
+            }
+        };
+        let step = Some(error.step().describe());
+        Self { host: Arc::clone(host), kind: error.kind(), step, code, class, message }
+    }
+
+    /// Something on this machine.
+    pub(crate) fn local(host: &Arc<str>, message: impl Into<String>) -> Self {
+        Self {
+            host: Arc::clone(host),
+            kind: "local",
+            step: None,
+            code: None,
+            class: None,
+            message: message.into(),
+        }
+    }
+}
+
+/// How events are to be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Style {
+    /// One JSON object a line.
+    pub(crate) json: bool,
+    /// Output is put together by lines, each with its host before it.
+    pub(crate) prefix: bool,
+}
+
+/// Takes events. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Reporter {
+    sender: mpsc::UnboundedSender<Order>,
+    budget: Arc<Semaphore>,
+    broken: watch::Receiver<Option<ErrorKind>>,
+}
+
+enum Order {
+    Show(Event, u32),
+    End,
+}
+
+/// The thread that writes.
+pub(crate) struct Printer {
+    sender: mpsc::UnboundedSender<Order>,
+    thread: JoinHandle<()>,
+}
+
+/// Starts the thread that writes.
+pub(crate) fn start(style: Style) -> (Reporter, Printer) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let budget = Arc::new(Semaphore::new(BUDGET));
+    let (broken_sender, broken) = watch::channel(None);
+    let writer = Writer {
+        out: Sink::new(&io::stdout()),
+        err: Sink::new(&io::stderr()),
+        pending_out: Vec::new(),
+        pending_err: Vec::new(),
+        style,
+        human: Human::default(),
+        budget: Arc::clone(&budget),
+        broken: broken_sender,
+    };
+    let thread = std::thread::spawn(move || writer.run(receiver));
+    (Reporter { sender: sender.clone(), budget, broken }, Printer { sender, thread })
+}
+
+impl Reporter {
+    /// Shows an event, soon and in order.
+    pub(crate) fn show(&self, event: Event) {
+        // Fails only once the printer has ended, when nothing is to be shown any more.
+        let _ = self.sender.send(Order::Show(event, 0));
+    }
+
+    /// Shows output of a command. Waits while much of it is still to be written.
+    pub(crate) async fn output(&self, event: Event, bytes: usize) {
+        let cost = u32::try_from(bytes.clamp(1, BUDGET)).unwrap_or(u32::MAX);
+        if let Ok(permit) = self.budget.acquire_many(cost).await {
+            permit.forget();
+        }
+        let _ = self.sender.send(Order::Show(event, cost));
+    }
+
+    /// Returns once standard output can be written to no more, with why. Never, as long as it can.
+    pub(crate) async fn broken(&self) -> ErrorKind {
+        let mut broken = self.broken.clone();
+        match broken.wait_for(Option::is_some).await.map(|kind| *kind) {
+            Ok(Some(kind)) => kind,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Why standard output can be written to no more, if that is so.
+    pub(crate) fn is_broken(&self) -> Option<ErrorKind> {
+        *self.broken.borrow()
+    }
+}
+
+impl Printer {
+    /// Writes what is left.
+    pub(crate) fn finish(self) {
+        let _ = self.sender.send(Order::End);
+        let _ = self.thread.join();
+    }
+}
+
+/// Text that is gathered for one write.
+struct Writer {
+    out: Sink,
+    err: Sink,
+    pending_out: Vec<u8>,
+    pending_err: Vec<u8>,
+    style: Style,
+    human: Human,
+    budget: Arc<Semaphore>,
+    broken: watch::Sender<Option<ErrorKind>>,
+}
+
+impl Writer {
+    fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let mut owed = 0;
+        loop {
+            let order = orders.try_recv().ok().or_else(|| {
+                // Nothing more right now: what is there is written before anything is waited for.
+                self.flush();
+                self.budget.add_permits(std::mem::take(&mut owed));
+                orders.blocking_recv()
+            });
+            let Some(Order::Show(event, cost)) = order else { break };
+            owed += cost as usize;
+            let err_first = !self.pending_err.is_empty();
+            self.render(event);
+            // Both streams may be one file, so their order is kept.
+            match (self.pending_out.is_empty(), self.pending_err.is_empty()) {
+                (false, false) if err_first => self.flush_err(),
+                (false, false) => self.flush_out(),
+                _ => {}
+            }
+            if self.pending_out.len() + self.pending_err.len() >= GATHERED {
+                self.flush();
+                self.budget.add_permits(std::mem::take(&mut owed));
+            }
+        }
+        self.human.finish(self.out.is_terminal, &mut self.pending_out, &mut self.pending_err);
+        self.flush();
+    }
+
+    fn render(&mut self, event: Event) {
+        if !self.style.json {
+            let mut page = human::Page {
+                out: &mut self.pending_out,
+                err: &mut self.pending_err,
+                out_terminal: self.out.is_terminal,
+                err_terminal: self.err.is_terminal,
+                prefix: self.style.prefix,
+            };
+            return self.human.render(event, &mut page);
+        }
+        // Frames were asked for on standard error, away from the results.
+        let pending =
+            if matches!(event, Event::Frame { .. }) { &mut self.pending_err } else { &mut self.pending_out };
+        // Into a Vec, and every event serialises.
+        let _ = serde_json::to_writer(&mut *pending, &Line { time: now(), event });
+        pending.push(b'\n');
+    }
+
+    fn flush(&mut self) {
+        self.flush_err();
+        self.flush_out();
+    }
+
+    fn flush_err(&mut self) {
+        // There is nobody left to tell that errors cannot be told.
+        let _ = self.err.write_all(&self.pending_err);
+        self.pending_err.clear();
+    }
+
+    fn flush_out(&mut self) {
+        if self.broken.borrow().is_none()
+            && let Err(error) = self.out.write_all(&self.pending_out)
+        {
+            self.broken.send_replace(Some(error.kind()));
+        }
+        self.pending_out.clear();
+    }
+}
+
+#[derive(Serialize)]
+struct Line {
+    time: String,
+    #[serde(flatten)]
+    event: Event,
+}
+
+fn now() -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix(i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos()).to_string()
+}
+
+/// An error for which there is no printer, such as one of usage.
+pub(crate) fn plain_error(error: &anyhow::Error) {
+    let _ = Sink::new(&io::stderr()).write_all(format!("sortie: {error:#}\n").as_bytes());
+}
+
+/// Text for which there is no printer, such as a script of completions.
+pub(crate) fn plain_output(bytes: &[u8]) -> anyhow::Result<()> {
+    match Sink::new(&io::stdout()).write_all(bytes) {
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| anyhow::anyhow!("cannot write to standard output: {error}")),
+    }
+}
+
+/// The bytes of an output event. What is marked as base64 and is not is given as it is.
+fn output_bytes(data: String, encoding: Option<Encoding>) -> Vec<u8> {
+    match encoding {
+        None => data.into_bytes(),
+        Some(_) => text::decode(data.clone(), encoding).unwrap_or_else(|_| data.into_bytes()),
+    }
+}
+
+/// For [`Human`]: lines that have begun, by host and stream.
+type Begun<T> = HashMap<(Arc<str>, Stream), T>;

@@ -1,0 +1,265 @@
+//! Events as a person reads them. Knows no JSON; what a host sent is made harmless wherever it may reach a terminal.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use sortie_client::protocol::Stream;
+use sortie_client::protocol::message::Level;
+
+use super::{Begun, Check, Done, Event, Failure, output_bytes};
+use crate::terminal::{Harmless, harmless};
+
+/// Longest line that is put together before it is shown with its host before it.
+const LINE: usize = 64 * 1024;
+
+/// What is remembered between events.
+#[derive(Default)]
+pub(super) struct Human {
+    lines: Begun<Vec<u8>>,
+    filters: Begun<Harmless>,
+    /// A progress line stands on the terminal.
+    progress: bool,
+}
+
+/// Where text goes and what it may hold.
+pub(super) struct Page<'a> {
+    pub(super) out: &'a mut Vec<u8>,
+    pub(super) err: &'a mut Vec<u8>,
+    pub(super) out_terminal: bool,
+    pub(super) err_terminal: bool,
+    pub(super) prefix: bool,
+}
+
+impl Page<'_> {
+    fn colours(&self, stream: Stream) -> bool {
+        let terminal = if stream == Stream::Stderr { self.err_terminal } else { self.out_terminal };
+        terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    }
+
+    fn painted(&self, stream: Stream, colour: &str, text: &str) -> String {
+        if self.colours(stream) { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// One line of our own on standard error.
+    fn tell(&mut self, colour: &str, host: &str, text: &str) {
+        let name = self.painted(Stream::Stderr, colour, "sortie:");
+        let host = if host.is_empty() { String::new() } else { format!("{host}: ") };
+        self.err.extend(format!("{name} {host}{text}\n").bytes());
+    }
+
+    /// One line of a result.
+    fn result(&mut self, text: &str) {
+        if self.out_terminal {
+            self.out.extend(harmless(text.as_bytes()));
+        } else {
+            self.out.extend(text.bytes());
+        }
+        self.out.push(b'\n');
+    }
+}
+
+impl Human {
+    pub(super) fn render(&mut self, event: Event, page: &mut Page<'_>) {
+        if self.progress && !matches!(event, Event::Progress { .. }) {
+            self.progress = false;
+            page.err.extend(b"\r\x1b[K");
+        }
+        match event {
+            Event::Output { host, stream, data, encoding } => {
+                self.output((host, stream), &output_bytes(data, encoding), page);
+            }
+            Event::Message { host, level, message, .. } => {
+                let colour = if level == Level::Warn { "33" } else { "0" };
+                page.tell(colour, &host, &String::from_utf8_lossy(&harmless(message.as_bytes())));
+            }
+            Event::Progress { host, current, total } if page.err_terminal => {
+                self.progress = true;
+                let share = current.saturating_mul(100).checked_div(total).unwrap_or(100);
+                page.err.extend(
+                    format!("\r{host}: {} of {} ({share} %)\x1b[K", size(current), size(total)).bytes(),
+                );
+            }
+            Event::Progress { .. } => {}
+            Event::Warning { host, message } => page.tell("33", &host, &message),
+            Event::Frame { host, direction, kind, command_id, bytes, summary } => {
+                let arrow = if direction == "sent" { '>' } else { '<' };
+                page.err.extend(
+                    format!("{host} {arrow} {kind:<8} {command_id:<4} {bytes:>8} B  {summary}\n").bytes(),
+                );
+            }
+            Event::Check(check) => self.check(&check, page),
+            Event::Done { host, result, .. } => self.done(&host, result, page),
+            Event::Error(failure) => {
+                self.end_lines(&failure.host, page);
+                failed(&failure, page);
+            }
+            Event::Summary { hosts, fine, failed, unreachable, interrupted, .. } => {
+                let mut parts = Vec::new();
+                for (count, what) in [
+                    (fine, "fine"),
+                    (failed, "failed"),
+                    (unreachable, "unreachable"),
+                    (interrupted, "interrupted"),
+                ] {
+                    if count > 0 {
+                        parts.push(format!("{count} {what}"));
+                    }
+                }
+                let colour = if fine == hosts { "32" } else { "31" };
+                page.tell(colour, "", &format!("{hosts} hosts: {}", parts.join(", ")));
+            }
+            Event::Runner { target, bytes, gzip_bytes, sha256 } => {
+                page.result(&format!("{target:<32} {bytes:>9} {gzip_bytes:>9}  {sha256}"));
+            }
+        }
+    }
+
+    fn output(&mut self, key: (Arc<str>, Stream), bytes: &[u8], page: &mut Page<'_>) {
+        if page.prefix {
+            let line = self.lines.entry(key.clone()).or_default();
+            for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+                line.extend_from_slice(piece);
+                if line.ends_with(b"\n") || line.len() >= LINE {
+                    prefixed(&key, line, page);
+                    line.clear();
+                }
+            }
+            return;
+        }
+        let terminal = if key.1 == Stream::Stderr { page.err_terminal } else { page.out_terminal };
+        let target = if key.1 == Stream::Stderr { &mut *page.err } else { &mut *page.out };
+        if terminal {
+            self.filters.entry(key).or_default().push(bytes, target);
+        } else {
+            target.extend_from_slice(bytes);
+        }
+    }
+
+    /// Shows what a host's streams ended with, where that was no whole line.
+    fn end_lines(&mut self, host: &Arc<str>, page: &mut Page<'_>) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let key = (Arc::clone(host), stream);
+            if let Some(line) = self.lines.remove(&key)
+                && !line.is_empty()
+            {
+                prefixed(&key, &line, page);
+            }
+            if let Some(mut filter) = self.filters.remove(&key) {
+                filter.finish(if stream == Stream::Stderr { page.err } else { page.out });
+            }
+        }
+    }
+
+    fn done(&mut self, host: &Arc<str>, result: Done, page: &mut Page<'_>) {
+        self.end_lines(host, page);
+        match result {
+            Done::Exec(result) => {
+                if result.skipped {
+                    page.tell("33", host, "nothing was run");
+                } else if let Some(signal) = &result.signal {
+                    page.tell("31", host, &format!("ended by {signal}"));
+                } else if page.prefix && result.exit_code != 0 {
+                    page.tell("31", host, &format!("exit status {}", result.exit_code));
+                }
+                if result.stdout_open && result.left_running > 0 {
+                    let text = "a process that it left running still holds its output; what that prints is not shown";
+                    page.tell("33", host, text);
+                }
+            }
+            Done::Put { path, check, result } => {
+                let what = match (result.changed, result.created, check) {
+                    (false, ..) => "unchanged".to_owned(),
+                    (true, true, true) => "would be created".to_owned(),
+                    (true, false, true) => "would be changed".to_owned(),
+                    (true, true, false) => format!("created, {}", size(result.bytes_written)),
+                    (true, false, false) => format!("changed, {}", size(result.bytes_written)),
+                };
+                let backup =
+                    result.backup_path.map_or_else(String::new, |path| format!("; old file kept as {path}"));
+                page.result(&format!("{host}: {path}: {what}{backup}"));
+                if let Some(diff) = result.diff {
+                    page.result(diff.trim_end_matches('\n'));
+                }
+            }
+            Done::Get { path, bytes, .. } => page.tell("32", host, &format!("{path}: {}", size(bytes))),
+            Done::Doctor { fit, round_trips } => {
+                let verdict = if fit {
+                    page.painted(Stream::Stdout, "32", "fit for Sortie")
+                } else {
+                    page.painted(Stream::Stdout, "31", "NOT fit for Sortie")
+                };
+                let trips =
+                    if round_trips > 0 { format!(" ({round_trips} round trips)") } else { String::new() };
+                page.out.extend(format!("{host} is {verdict}{trips}\n").bytes());
+            }
+        }
+    }
+
+    fn check(&mut self, check: &Check, page: &mut Page<'_>) {
+        let mark = if check.ok {
+            page.painted(Stream::Stdout, "32", "ok  ")
+        } else {
+            page.painted(Stream::Stdout, "31", "FAIL")
+        };
+        let time = check.milliseconds.map_or_else(String::new, |time| format!("{time:.1} ms"));
+        let trips = match check.round_trips {
+            None | Some(0) => String::new(),
+            Some(trips) => format!("{trips} rt"),
+        };
+        let detail = String::from_utf8_lossy(&harmless(check.detail.as_bytes())).into_owned();
+        let step = &check.step;
+        page.out.extend(format!("{mark} {step:<28} {time:>10} {trips:>5}  {detail}\n").bytes());
+        if let Some(advice) = &check.advice {
+            page.out.extend(format!("     What to do: {advice}\n").bytes());
+        }
+    }
+
+    /// Nothing more comes.
+    pub(super) fn finish(&mut self, terminal: bool, out: &mut Vec<u8>, err: &mut Vec<u8>) {
+        if std::mem::take(&mut self.progress) {
+            err.extend(b"\r\x1b[K");
+        }
+        let hosts: Vec<Arc<str>> =
+            self.lines.keys().chain(self.filters.keys()).map(|key| Arc::clone(&key.0)).collect();
+        let mut page = Page { out, err, out_terminal: terminal, err_terminal: terminal, prefix: true };
+        for host in hosts {
+            self.end_lines(&host, &mut page);
+        }
+    }
+}
+
+fn prefixed(key: &(Arc<str>, Stream), line: &[u8], page: &mut Page<'_>) {
+    let (host, stream) = key;
+    let name = page.painted(*stream, "36", &format!("{host}:"));
+    let terminal = if *stream == Stream::Stderr { page.err_terminal } else { page.out_terminal };
+    let target = if *stream == Stream::Stderr { &mut *page.err } else { &mut *page.out };
+    // Into a Vec, which takes everything.
+    let _ = write!(target, "{name} ");
+    if terminal {
+        target.extend(harmless(line));
+    } else {
+        target.extend_from_slice(line);
+    }
+    if !line.ends_with(b"\n") {
+        target.push(b'\n');
+    }
+}
+
+fn failed(failure: &Failure, page: &mut Page<'_>) {
+    let code = failure.code.as_ref().map_or_else(String::new, |code| format!(" ({code})"));
+    let advice = match failure.code.as_deref() {
+        Some("TIMEOUT") => "; --timeout allows it more",
+        Some("TTL_EXPIRED") => "; --ttl lets the runner live longer",
+        _ => "",
+    };
+    page.tell("31", &failure.host, &format!("{}{advice}{code}", failure.message));
+}
+
+/// Bytes in words.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} bytes"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}

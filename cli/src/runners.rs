@@ -1,0 +1,72 @@
+//! `sortie runners`: which runners this command carries, and a way to get them out.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use sortie_client::{Machine, Runner, RunnerSet};
+
+use crate::place;
+use crate::report::{self, Event, Style};
+
+/// Targets and gzip files, from the build script.
+const EMBEDDED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/runners.rs"));
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Show those of this directory instead
+    #[arg(long, value_name = "DIR", env = "SORTIE_RUNNERS", hide_env_values = true)]
+    runners: Option<PathBuf>,
+    /// Write them into this directory, as sortie-runner-TARGET
+    #[arg(long, value_name = "DIR")]
+    extract: Option<PathBuf>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<i32> {
+    let set = place::runner_set(arguments.runners.as_deref())?;
+    if let Some(directory) = &arguments.extract {
+        extract(&set, directory).with_context(|| format!("writing into {}", directory.display()))?;
+    }
+    let (reporter, printer) = report::start(Style { json: arguments.json, prefix: false });
+    for (machine, runner) in set.iter() {
+        reporter.show(Event::Runner {
+            target: machine.target().to_owned(),
+            bytes: runner.bytes().len(),
+            gzip_bytes: runner.gzip().len(),
+            sha256: runner.sha256().to_owned(),
+        });
+    }
+    printer.finish();
+    Ok(0)
+}
+
+/// Those that were built into this program.
+pub(crate) fn embedded() -> anyhow::Result<RunnerSet> {
+    let mut set = RunnerSet::new();
+    for &machine in Machine::ALL {
+        // Best first: of two for the same machine the first is taken.
+        let found =
+            machine.targets().iter().find_map(|target| EMBEDDED.iter().find(|(name, _)| name == target));
+        if let Some(&(target, gzip)) = found {
+            let runner = Runner::from_gzip(gzip)
+                .with_context(|| format!("the runner for {target} in this program"))?;
+            set.insert(machine, runner);
+        }
+    }
+    Ok(set)
+}
+
+fn extract(set: &RunnerSet, directory: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(directory)?;
+    for (machine, runner) in set.iter() {
+        let mut file =
+            tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempfile_in(directory)?;
+        io::Write::write_all(&mut file, runner.bytes())?;
+        file.persist(directory.join(format!("sortie-runner-{}", machine.target())))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! `sortie sh`: a line of shell, which is `exec` of `/bin/sh -c LINE`.
+
+use std::ffi::OsString;
+
+use crate::exec;
+use crate::options::{Connection, Hosts, Run};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    hosts: Hosts,
+    #[command(flatten)]
+    how: exec::How,
+    #[command(flatten)]
+    run: Run,
+    #[command(flatten)]
+    connection: Connection,
+    /// The line, in quotes
+    #[arg(value_name = "LINE")]
+    line: OsString,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
+    let Arguments { hosts, how, run, connection, line } = arguments;
+    exec::run_argv(&hosts, how, &run, &connection, vec!["/bin/sh".into(), "-c".into(), line]).await
+}
