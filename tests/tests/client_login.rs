@@ -154,10 +154,13 @@ impl Agent {
         let child =
             Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn()?;
         let agent = Self { child, socket, _directory: directory };
-        sortie_tests::eventually("the agent's socket", || Ok(agent.socket.exists().then_some(()))).await?;
-        let added =
-            Command::new("ssh-add").arg("-q").arg(key).env("SSH_AUTH_SOCK", &agent.socket).output()?;
-        anyhow::ensure!(added.status.success(), "{added:?}");
+        sortie_tests::eventually("the agent", || {
+            let added =
+                Command::new("ssh-add").arg("-q").arg(key).env("SSH_AUTH_SOCK", &agent.socket).output()?;
+            anyhow::ensure!(added.status.success(), "{added:?}");
+            Ok(())
+        })
+        .await?;
         Ok(agent)
     }
 }
@@ -217,20 +220,20 @@ async fn an_ssh_config_says_it_all() -> Result<()> {
         .await
         .with_context(|| host.log())?;
     session.close().await?;
-    let negotiated = seen.detail.lock().expect("no test panics").clone();
+    let negotiated = seen.detail.get().context("no key exchange was seen")?;
     assert!(negotiated.starts_with("diffie-hellman-group16-sha512, strict"), "{negotiated}");
     Ok(())
 }
 
 #[derive(Default)]
 struct Seen {
-    detail: std::sync::Mutex<String>,
+    detail: std::sync::OnceLock<String>,
 }
 
 impl Observer for Seen {
     fn step_finished(&self, step: Step, _: Duration, _: u32, detail: &str) {
         if step == Step::KeyExchange {
-            *self.detail.lock().expect("no test panics") = detail.to_owned();
+            let _ = self.detail.set(detail.to_owned());
         }
     }
 }
@@ -242,7 +245,7 @@ async fn key_exchange_is_strict_by_default() -> Result<()> {
     let host = host().start()?;
     let seen = Arc::new(Seen::default());
     builder(host.access())?.observer(seen.clone()).connect(&target(host.access())?).await?.close().await?;
-    let negotiated = seen.detail.lock().expect("no test panics").clone();
+    let negotiated = seen.detail.get().context("no key exchange was seen")?;
     assert!(negotiated.starts_with("curve25519-sha256, strict"), "{negotiated}");
     Ok(())
 }
