@@ -350,6 +350,8 @@ impl Server {
             Ok(_) => {
                 self.last_heard = Instant::now();
                 while self.take_line(false) {}
+                // Lets go of a large frame at once: it may be long until more is read.
+                self.decoder.push(&[]);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => {
@@ -431,7 +433,7 @@ impl Server {
             ));
         }
         if self.options.concurrency.is_some() {
-            if self.jobs().any(|job| job.command.id == command.id) {
+            if self.jobs_named(&command.id).next().is_some() {
                 let message = format!("a command with the id {:?} is queued or running", command.id);
                 return Err(Failure::new(ErrorCode::Conflict, message));
             }
@@ -455,13 +457,19 @@ impl Server {
         self.running.iter().map(|running| &running.job).chain(&self.queue)
     }
 
+    /// Those that an id means. One whose answer is on its way is none of them: the peer may use the id again before
+    /// its thread is done.
+    fn jobs_named<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Arc<Job>> {
+        self.jobs().filter(move |job| job.command.id == id && !job.is_replied())
+    }
+
     fn accepted_bytes(&self) -> usize {
         self.jobs().map(|job| job.size + job.input_bytes()).sum()
     }
 
     fn on_input(&mut self, input: Input) {
         // One that has ended meanwhile is not an error: its answer is on the way.
-        let Some(job) = self.jobs().find(|job| job.command.id == input.command_id).cloned() else { return };
+        let Some(job) = self.jobs_named(&input.command_id).next().cloned() else { return };
         if !job.wants_input {
             let message =
                 format!("INPUT for {:?}, which did not ask for any; it was dropped", input.command_id);
@@ -482,7 +490,7 @@ impl Server {
 
     fn on_credit(&self, credit: &Credit) {
         if credit.stream != Stream::Stdin
-            && let Some(job) = self.jobs().find(|job| job.command.id == credit.command_id)
+            && let Some(job) = self.jobs_named(&credit.command_id).next()
         {
             job.add_output_credit(credit.bytes);
         }
@@ -490,8 +498,7 @@ impl Server {
 
     fn on_cancel(&mut self, cancel: &Cancel) {
         let grace = cancel.grace.map_or(DEFAULT_GRACE, Duration::from_secs).min(self.options.ttl);
-        let cancelled: Vec<_> =
-            self.jobs().filter(|job| job.command.id == cancel.command_id).cloned().collect();
+        let cancelled: Vec<_> = self.jobs_named(&cancel.command_id).cloned().collect();
         for job in cancelled {
             self.end_job(&job, Ending::Cancelled, grace);
         }
