@@ -29,9 +29,9 @@ const ROOM_IN_FRAME: usize = FRAME_LIMIT - 64 * 1024;
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 pub(super) fn run(context: &Context) -> Result<ExecResult, Failure> {
-    let params: Exec = context.job.params()?;
+    let mut params: Exec = context.job.params()?;
     let leader = leader(&params)?;
-    let input = input(&params)?;
+    let input = input(&mut params)?;
     if context.job.command.check || !wanted(&params)? {
         return Ok(ExecResult { skipped: true, ..ExecResult::default() });
     }
@@ -170,12 +170,13 @@ fn candidates(program: &[u8], path: Option<&OsString>) -> Result<Vec<CString>, F
         .collect()
 }
 
-fn input(params: &Exec) -> Result<Input, Failure> {
-    match (&params.stdin, params.stdin_from) {
+/// Takes inline input out of the parameters: it may be as large as a frame.
+fn input(params: &mut Exec) -> Result<Input, Failure> {
+    match (params.stdin.take(), params.stdin_from) {
         (Some(_), Some(_)) => Err(Failure::params("stdin: not together with stdin_from")),
         (None, Some(_)) => Ok(Input::Frames),
         (None, None) => Ok(Input::Null),
-        (Some(stdin), None) => text::decode(stdin.clone(), params.stdin_encoding)
+        (Some(stdin), None) => text::decode(stdin, params.stdin_encoding)
             .map(Input::Inline)
             .map_err(|error| Failure::params(format!("stdin: {error}"))),
     }
