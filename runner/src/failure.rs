@@ -6,8 +6,12 @@ use nix::errno::Errno;
 use sortie_protocol::ErrorCode;
 use sortie_protocol::message::{ErrorFrame, Strings};
 
+/// Boxed: every fallible function returns it, and moving its parts about is a thirtieth of the whole runner.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct Failure(Box<Parts>);
+
+#[derive(Debug)]
+pub(crate) struct Parts {
     pub(crate) code: ErrorCode,
     pub(crate) message: String,
     pub(crate) details: Strings,
@@ -17,7 +21,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), details: Strings::new(), retryable: None }
+        Self(Box::new(Parts { code, message: message.into(), details: Strings::new(), retryable: None }))
     }
 
     pub(crate) fn params(message: impl Into<String>) -> Self {
@@ -53,14 +57,26 @@ impl Failure {
     }
 
     pub(crate) fn frame(self, command_id: &str) -> ErrorFrame {
-        let mut frame = ErrorFrame::new(command_id, self.code, self.message);
-        frame.details = self.details;
-        if let Some(retryable) = self.retryable {
+        let mut frame = ErrorFrame::new(command_id, self.0.code, self.0.message);
+        frame.details = self.0.details;
+        if let Some(retryable) = self.0.retryable {
             frame.retryable = retryable;
             if !retryable {
                 frame.class = Some(sortie_protocol::ErrorClass::Permanent);
             }
         }
         frame
+    }
+}
+
+impl std::ops::Deref for Failure {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+impl std::ops::DerefMut for Failure {
+    fn deref_mut(&mut self) -> &mut Parts {
+        &mut self.0
     }
 }

@@ -3,6 +3,7 @@
 //! Start reads from here: arguments, self-deletion, the fork into guardian and server. Nothing here runs a command.
 
 mod command;
+mod diff;
 mod facts;
 mod failure;
 mod guardian;

@@ -5,7 +5,7 @@ use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -409,9 +409,7 @@ impl Write<'_> {
             return Ok(Some("(binary content differs)\n".to_owned()));
         };
         let from = if old.is_some() { self.path.to_string_lossy() } else { "/dev/null".into() };
-        let changes =
-            similar::TextDiff::configure().timeout(Duration::from_secs(1)).diff_lines(&before, &after);
-        let mut diff = changes.unified_diff().header(&from, &self.path.to_string_lossy()).to_string();
+        let mut diff = crate::diff::unified(&from, &self.path.to_string_lossy(), &before, &after);
         if diff.len() > LONGEST_DIFF {
             let end = (0..=LONGEST_DIFF).rev().find(|at| diff.is_char_boundary(*at)).unwrap_or(0);
             diff.truncate(end);

@@ -24,7 +24,11 @@ pub(crate) fn fork_before_threads() -> io::Result<Side> {
 
 /// Descendants whose parent dies become children of this process.
 pub(crate) fn become_subreaper() -> io::Result<()> {
-    Ok(prctl::set_child_subreaper(true)?)
+    match prctl::set_child_subreaper(true) {
+        // User-mode emulation (qemu-user 7) refuses what every kernel since 3.4 has.
+        Ok(()) | Err(nix::errno::Errno::EINVAL) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// SIGTERM comes when the parent dies. Whether the parent is still `parent`.
