@@ -296,11 +296,7 @@ fn keep(plan: &Plan<'_>) -> ! {
         libc::sigaddset(&raw mut children, libc::SIGCHLD);
         libc::sigprocmask(libc::SIG_BLOCK, &raw const children, std::ptr::null_mut());
         let this = libc::getpid();
-        let leader = match raw_fork() {
-            0 => become_leader(plan, this),
-            pid => pid,
-        };
-        (this, leader)
+        (this, start_leader(plan, this))
     };
     if leader < 0 {
         tell_start_failed(plan.status, StartStep::Fork);
@@ -502,6 +498,31 @@ impl Keep<'_> {
         // SAFETY: one valid pollfd.
         let ready = unsafe { libc::poll(&raw mut control, 1, 0) };
         (ready > 0 && control.revents & libc::POLLIN != 0).then(|| self.order())
+    }
+}
+
+/// In the child: starts the leader as vfork(2) would. It borrows the keeper's memory until it is its program, which
+/// spares copying page tables that exec throws away; the keeper waits that long.
+fn start_leader(plan: &Plan<'_>, keeper: pid_t) -> pid_t {
+    /// Its own, or it would overwrite the keeper's frames.
+    #[repr(align(16))]
+    struct Stack([u8; 16 * 1024]);
+    extern "C" fn begin(argument: *mut libc::c_void) -> c_int {
+        // SAFETY: made from this very tuple, which lives while the keeper waits; and this is just after a fork.
+        unsafe {
+            let (plan, keeper) = *argument.cast::<(&Plan<'_>, pid_t)>();
+            become_leader(plan, keeper)
+        }
+    }
+    let mut stack = Stack([0; 16 * 1024]);
+    let mut argument = (plan, keeper);
+    // SAFETY: the top of a stack that grows down and lives until the keeper goes on, which CLONE_VFORK holds back. With
+    // CLONE_VM but neither CLONE_FILES nor CLONE_FS nor CLONE_SIGHAND only memory is shared, and the child writes
+    // nothing but its stack and errno.
+    unsafe {
+        let top = stack.0.as_mut_ptr_range().end.cast();
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        libc::clone(begin, top, flags, (&raw mut argument).cast())
     }
 }
 
