@@ -261,7 +261,9 @@ impl Server {
         let phase = match self.phase {
             Phase::Serving => None,
             Phase::Draining { until, .. } => until,
-            Phase::Ending { until, .. } | Phase::Leaving { until, .. } => Some(until),
+            // An answer that begins to be sent wakes nobody.
+            Phase::Ending { until, .. } => Some(until.min(Instant::now() + Duration::from_millis(100))),
+            Phase::Leaving { until, .. } => Some(until),
         };
         let ended = matches!(self.phase, Phase::Ending { .. } | Phase::Leaving { .. });
         let ttl = (!ended).then(|| self.ttl_deadline());
