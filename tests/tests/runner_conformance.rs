@@ -237,9 +237,7 @@ async fn row_18_what_is_no_command_is_refused_and_the_runner_lives_on() -> Resul
         session.send_line(&line).await?;
         let answer = session.frame("ERROR").await?;
         assert_eq!(answer["data"]["code"], code, "{line} got {answer}");
-        // A timeout of the wrong type makes the whole frame unreadable, as bad JSON does.
-        let readable = line.contains(r#""id":"t""#)
-            && !["yesterday", "1.5", "1e0", "\"5\"", "9999"].iter().any(|part| line.contains(part));
+        let readable = line.contains(r#""id":"t""#) && !line.contains("yesterday");
         let named = answer["data"].get("command_id").and_then(Value::as_str).unwrap_or("");
         assert_eq!(named, if readable { "t" } else { "" }, "{line}");
         session.is_in_step().await?;
