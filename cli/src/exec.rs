@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     connection: Connection,
     /// The program and its arguments
-    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true)]
     argv: Vec<OsString>,
 }
 

@@ -37,9 +37,11 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     connection: Connection,
     /// The file to fetch. Relative paths begin at the login's directory
-    remote: String,
+    #[arg(value_name = "REMOTE")]
+    file: String,
     /// Where to; a directory takes REMOTE's name, and with several hosts a file named after each; - for standard output
-    local: PathBuf,
+    #[arg(value_name = "LOCAL")]
+    goal: PathBuf,
 }
 
 /// Where a file goes.
@@ -50,7 +52,7 @@ enum Goal {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
-    let Arguments { hosts, run, connection, remote, local } = arguments;
+    let Arguments { hosts, run, connection, file: remote, goal: local } = arguments;
     let hosts = Host::all(&hosts)?;
     let base = Base::new(&connection, run.ttl())?;
     let labels: Vec<&str> = hosts.iter().map(|host| &*host.label).collect();

@@ -89,9 +89,16 @@ async fn carry(pipe: Pipe, host: &Host) -> anyhow::Result<i32> {
         // Dropping `input` is the end of the runner's input; its answers still come.
     });
     let mut open = sender.send(first).await.is_ok();
-    while open && let Some(bytes) = output.recv().await {
+    while open {
+        let bytes = tokio::select! {
+            // The writer is gone, and there may never be anything more to notice it by.
+            () = sender.closed() => None,
+            bytes = output.recv() => bytes,
+        };
+        let Some(bytes) = bytes else { break };
         open = sender.send(bytes.to_vec()).await.is_ok();
     }
+    open &= !sender.is_closed();
     drop(sender);
     if !open {
         // Nobody reads any more: the runner is told by losing its reader.

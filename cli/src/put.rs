@@ -69,9 +69,11 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     connection: Connection,
     /// The file to send; - for standard input
-    local: PathBuf,
+    #[arg(value_name = "LOCAL")]
+    file: PathBuf,
     /// Where to; with a / at its end, LOCAL's name is added. Relative paths begin at the login's directory
-    remote: String,
+    #[arg(value_name = "REMOTE")]
+    goal: String,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -106,8 +108,8 @@ struct Plan {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
     let hosts = Host::all(&arguments.hosts)?;
     let base = Base::new(&arguments.connection, arguments.run.ttl())?;
-    let from_stdin = arguments.local.as_os_str() == "-";
-    let content = if from_stdin { Whole::of_stdin()? } else { Whole::of_file(&arguments.local)? };
+    let from_stdin = arguments.file.as_os_str() == "-";
+    let content = if from_stdin { Whole::of_stdin()? } else { Whole::of_file(&arguments.file)? };
     let mode = match arguments.mode {
         None => None,
         Some(WantedMode::Bits(mode)) => Some(mode),
@@ -127,11 +129,11 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
         if_sha256: arguments.if_sha256,
         validate: arguments.validate.map_or_else(Vec::new, |validator| validator.0),
         sensitive: arguments.sensitive,
-        ..FileWrite::new(remote_path(&arguments.remote, &arguments.local, from_stdin)?)
+        ..FileWrite::new(remote_path(&arguments.goal, &arguments.file, from_stdin)?)
     };
     let content = if content.len <= INLINE {
         let bytes =
-            content.all().await.with_context(|| format!("cannot read {}", arguments.local.display()))?;
+            content.all().await.with_context(|| format!("cannot read {}", arguments.file.display()))?;
         write = write.content(bytes);
         None
     } else {
