@@ -1,6 +1,7 @@
 //! For the suites of the command: the real `sortie` program, started as a user starts it, against hosts of the kit. It
 //! never reads the tester's own files: configuration, agent, home and terminal are the test's.
 #![allow(dead_code, reason = "each suite uses its own part of this")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
