@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use sortie_protocol::message::CommandMessage;
 use sortie_protocol::{ErrorCode, describe};
 
@@ -22,7 +23,7 @@ pub(crate) const STDIN_WINDOW: u64 = 256 * 1024;
 pub(crate) struct Job {
     /// Order of arrival; unlike the id never used twice.
     pub(crate) serial: u64,
-    /// The command, its params taken out by whoever runs it.
+    /// The command without its params; see [`Job::take_params`].
     pub(crate) command: CommandMessage,
     /// Bytes that the command takes in the queue.
     pub(crate) size: usize,
@@ -36,6 +37,7 @@ pub(crate) struct Job {
 
 #[derive(Default)]
 struct State {
+    params: Option<Box<RawValue>>,
     ending: Option<Ended>,
     keeper: Option<Arc<Keeper>>,
     /// Keepers with nothing more to say, to be reaped once the command is answered.
@@ -120,17 +122,31 @@ struct Announcement {
     content_from: Option<serde::de::IgnoredAny>,
 }
 
+/// Parameters as the command's type.
+pub(crate) fn parse<'a, T: Deserialize<'a>>(params: &'a RawValue) -> Result<T, Failure> {
+    // The reference takes null for zero values.
+    let text = if params.get() == "null" { "{}" } else { params.get() };
+    serde_json::from_str(text).map_err(|error| Failure::params(describe(text, &error)))
+}
+
 impl Job {
     pub(crate) fn new(
         serial: u64,
-        command: CommandMessage,
+        mut command: CommandMessage,
         identity: Option<Identity>,
     ) -> std::io::Result<Self> {
-        let announcement: Announcement = serde_json::from_str(command.params.get()).unwrap_or_default();
-        let state = State { input_credit: STDIN_WINDOW, output_credit: command.window, ..State::default() };
+        let params = std::mem::replace(&mut command.params, RawValue::NULL.to_owned());
+        let announcement: Announcement = serde_json::from_str(params.get()).unwrap_or_default();
+        let size = params.get().len();
+        let state = State {
+            params: Some(params),
+            input_credit: STDIN_WINDOW,
+            output_credit: command.window,
+            ..State::default()
+        };
         Ok(Self {
             serial,
-            size: command.params.get().len(),
+            size,
             wants_input: announcement.stdin_from.is_some() || announcement.content_from.is_some(),
             command,
             identity,
@@ -143,12 +159,10 @@ impl Job {
         lock(&self.state)
     }
 
-    /// The parameters as the command's type.
-    pub(crate) fn params<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
-        let text = self.command.params.get();
-        // The reference takes null for zero values.
-        let text = if text == "null" { "{}" } else { text };
-        serde_json::from_str(text).map_err(|error| Failure::params(describe(text, &error)))
+    /// The parameters as they came, once: they may be as large as a frame, and whoever runs the command knows how long
+    /// they are needed.
+    pub(crate) fn take_params(&self) -> Box<RawValue> {
+        self.lock().params.take().unwrap_or_else(|| RawValue::NULL.to_owned())
     }
 
     /// Ends the command, its processes first. The first reason stands; a later grace can only be shorter.

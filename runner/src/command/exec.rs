@@ -12,6 +12,7 @@ use sortie_protocol::{FRAME_LIMIT, Stream, text};
 
 use super::Context;
 use crate::failure::Failure;
+use crate::job;
 use crate::pool::{Capture, Captured, MOST_CAPTURED, Pool, incomplete_end};
 use crate::process::{self, Consumer, Input};
 use crate::sys::keeper::{Leader, Limit};
@@ -29,7 +30,7 @@ const ROOM_IN_FRAME: usize = FRAME_LIMIT - 64 * 1024;
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 pub(super) fn run(context: &Context) -> Result<ExecResult, Failure> {
-    let mut params: Exec = context.job.params()?;
+    let mut params: Exec = job::parse(&context.job.take_params())?;
     let leader = leader(&params)?;
     let input = input(&mut params)?;
     if context.job.command.check || !wanted(&params)? {

@@ -10,6 +10,7 @@ use sortie_protocol::{ErrorCode, FRAME_LIMIT, Sha256Hex, text};
 
 use super::Context;
 use crate::failure::Failure;
+use crate::job;
 use crate::sys::host;
 
 /// Bytes read at a time.
@@ -19,7 +20,7 @@ const CHUNK: usize = 256 * 1024;
 const ROOM_IN_FRAME: usize = FRAME_LIMIT - 64 * 1024;
 
 pub(super) fn run(context: &Context) -> Result<FileReadResult, Failure> {
-    let params: FileRead = context.job.params()?;
+    let params: FileRead = job::parse(&context.job.take_params())?;
     if params.path.is_empty() {
         return Err(Failure::params("path is required"));
     }

@@ -15,6 +15,7 @@ use sortie_protocol::{ErrorCode, Sha256Hex, Stream, text};
 use super::Context;
 use super::content::Content;
 use crate::failure::Failure;
+use crate::job;
 use crate::output::now;
 use crate::pool::Capture;
 use crate::process::{self, Consumer, Input};
@@ -35,7 +36,8 @@ const VALIDATION_OUTPUT: u64 = 16 * 1024;
 type Params<'a> = FileWrite<Option<&'a RawValue>>;
 
 pub(super) fn run(context: &Context) -> Result<FileWriteResult, Failure> {
-    let params: Params<'_> = context.job.params()?;
+    let raw = context.job.take_params();
+    let params: Params<'_> = job::parse(&raw)?;
     let content = check(&params)?;
     let wanted_ids = (owner(params.owner.as_deref())?, group(params.group.as_deref())?);
     let path = resolve(Path::new(&params.path), params.no_follow)?;
