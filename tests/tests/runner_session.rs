@@ -260,6 +260,30 @@ async fn a_full_queue_stops_reading_without_the_flag_and_memory_stays_bounded() 
 }
 
 #[tokio::test]
+async fn large_commands_that_run_and_larger_ones_that_are_refused_take_bounded_memory() -> Result<()> {
+    let mut session = Session::start(&["--concurrency", "4"]).await?;
+    let server = server_of(&session)?;
+    let large = "x".repeat(8_200_000);
+    for id in ["a", "b"] {
+        // They never read what they are given.
+        let params = json!({"command": "echo 1; sleep 1000", "stdin": large, "stream_lines": true});
+        session.send(&cmd(id, "exec", params)).await?;
+        session.number(id).await?;
+    }
+    let largest = "x".repeat(10_485_000);
+    for _ in 0..3 {
+        session.failed("BUSY", &cmd("c", "exec", json!({"command": "true", "stdin": largest}))).await?;
+    }
+    let peak = status_kib(server, "VmHWM")?;
+    assert!(peak <= 40 * 1024, "{peak} KiB");
+    for id in ["a", "b"] {
+        session.send(&cancel(id)).await?;
+        session.answer(id).await?;
+    }
+    session.finish().await
+}
+
+#[tokio::test]
 async fn cancel_ends_what_runs_takes_back_what_waits_and_forgives_what_is_gone() -> Result<()> {
     let mut session = Session::start(&["--concurrency", "1"]).await?;
     let dir = Dir::new()?;
