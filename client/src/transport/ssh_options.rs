@@ -64,7 +64,8 @@ impl Default for SshSettings {
 }
 
 impl SshSettings {
-    /// What ssh(1) would start from: the user's and the system's configuration, `HOME`, `USER` and `SSH_AUTH_SOCK`.
+    /// What ssh(1) would start from: the user's and the system's configuration, `HOME`, `USER` (or the user's own
+    /// name) and `SSH_AUTH_SOCK`.
     #[must_use]
     pub fn from_env() -> Self {
         let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -73,10 +74,22 @@ impl SshSettings {
             config: ConfigSource::Default,
             agent_socket: path("SSH_AUTH_SOCK"),
             home: path("HOME"),
-            local_user: name("USER").or_else(|| name("LOGNAME")),
+            local_user: name("USER").or_else(|| name("LOGNAME")).or_else(own_name),
             ..Self::default()
         }
     }
+}
+
+/// The name of the user this process runs as, by passwd(5): cron and services have no `USER`.
+fn own_name() -> Option<String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let uid = std::fs::metadata("/proc/self").ok()?.uid().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, id) = (fields.next()?, fields.nth(1)?);
+        (id == uid).then(|| name.to_owned())
+    })
 }
 
 /// A key file that may be tried.
