@@ -1,6 +1,7 @@
 //! Builds the `sortie` command with the runners of `target/dist` inside. Which those are is `dist`'s affair.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -23,17 +24,22 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     } else {
         eprintln!("Runners inside: {}", runners.join(", "));
     }
-    process::run(
-        workspace
-            .cargo()
-            .args(["build", "--locked", "--release", "--package", "sortie-cli"])
-            .env("SORTIE_EMBED_RUNNERS", &directory),
-    )?;
-    let built = workspace.target_dir.join("release/sortie");
+    let built = build(workspace, &directory)?;
     let finished = directory.join("sortie");
     let fresh = directory.join(".sortie.new");
     fs::copy(&built, &fresh).with_context(|| format!("cannot copy {}", built.display()))?;
     fs::rename(&fresh, &finished)?;
     println!("{}", finished.display());
     Ok(())
+}
+
+/// Builds the command with the runners of this directory inside; returns where cargo put it.
+pub(crate) fn build(workspace: &Workspace, runners: &Path) -> Result<PathBuf> {
+    process::run(
+        workspace
+            .cargo()
+            .args(["build", "--locked", "--release", "--package", "sortie-cli"])
+            .env("SORTIE_EMBED_RUNNERS", runners),
+    )?;
+    Ok(workspace.target_dir.join("release/sortie"))
 }

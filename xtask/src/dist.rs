@@ -35,6 +35,13 @@ pub(crate) struct Arguments {
     way: Option<WayKind>,
 }
 
+impl Arguments {
+    /// This target alone, the first way that works.
+    pub(crate) fn only(target: Target, small: bool) -> Self {
+        Self { targets: vec![target], small, way: None }
+    }
+}
+
 /// A finished runner, as `runners.json` lists it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Made {

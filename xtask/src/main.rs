@@ -1,8 +1,10 @@
 //! `cargo xtask`: everything that is done to the project rather than by it. Argument parsing only; one file per task.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build_cli;
 mod checks;
+mod demo;
 mod dist;
 mod elf;
 mod process;
@@ -33,6 +35,10 @@ enum Task {
     Dist(dist::Arguments),
     /// Build the sortie command with the runners of target/dist inside; writes target/dist/sortie
     Build,
+    /// Show the main job against an SSH server of our own on loopback; needs neither root nor sshd
+    Demo,
+    /// Measure the budgets as ratios against peers in the same run
+    Bench(bench::Arguments),
     /// Run every check and every test
     Test(test::Arguments),
     /// Write docs/schema/protocol-v1.json from the protocol's types
@@ -46,6 +52,8 @@ fn main() -> anyhow::Result<()> {
         Task::Setup(arguments) => setup::run(&workspace, &arguments),
         Task::Dist(arguments) => dist::run(&workspace, &arguments),
         Task::Build => build_cli::run(&workspace),
+        Task::Demo => demo::run(&workspace),
+        Task::Bench(arguments) => bench::run(&workspace, &arguments),
         Task::Test(arguments) => test::run(&workspace, &arguments),
         Task::Schema(arguments) => schema::run(&workspace, &arguments),
     }

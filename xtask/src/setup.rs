@@ -102,6 +102,14 @@ pub(crate) fn for_tests(workspace: &Workspace) -> Result<Missing> {
     Ok(missing)
 }
 
+/// Tries to give this machine's own target a way of being built; says what is missing and leaves it at that.
+pub(crate) fn native_way(workspace: &Workspace) -> Result<()> {
+    for thing in ensure_ways(workspace, &[Target::native()?], &mut Apt::default())? {
+        eprintln!("{thing}");
+    }
+    Ok(())
+}
+
 /// What `cargo xtask dist` needs.
 pub(crate) fn for_dist(workspace: &Workspace) -> Result<Missing> {
     let mut apt = Apt::default();
