@@ -28,8 +28,6 @@ pub(crate) struct Output {
     work: Condvar,
     /// Something was written.
     room: Condvar,
-    /// Held while a frame is handed over in chunks.
-    frame: Mutex<()>,
     main: Arc<Wake>,
     fd: OwnedFd,
     /// A pipe takes PIPE_BUF bytes at once or not at all, and poll(2) tells: short frames need no other thread.
@@ -44,6 +42,8 @@ struct State {
     /// Chunks, and whether each is the last of its frame.
     bulk: VecDeque<(Vec<u8>, bool)>,
     bulk_bytes: usize,
+    /// A frame is being handed over in chunks: no other may begin.
+    handing_over: bool,
     /// The writing thread is in a write.
     writing: bool,
     /// The last thing written was not the end of a frame.
@@ -58,7 +58,6 @@ impl Output {
             state: Mutex::default(),
             work: Condvar::new(),
             room: Condvar::new(),
-            frame: Mutex::new(()),
             main,
             is_pipe: fd::is_pipe(&fd),
             fd,
@@ -87,22 +86,29 @@ impl Output {
     /// Sends a frame, waiting for room as long as `go_on` says so; whether it was sent. Once begun, a frame is sent
     /// whole whatever `go_on` says.
     pub(crate) fn send_bulk(&self, kind: &str, data: &impl Serialize, go_on: impl Fn() -> bool) -> bool {
-        let _frame = lock(&self.frame);
-        if !self.wait_for_room(&go_on) {
+        let mut state = self.lock();
+        while (state.handing_over || state.bulk_bytes >= MOST_WAITING) && !state.broken && go_on() {
+            state = self.wait(state);
+        }
+        if state.broken || !go_on() {
             return false;
         }
+        state.handing_over = true;
+        drop(state);
         let mut chunks = Chunks { output: self, chunk: Vec::new() };
         // Serialising our own types cannot fail, and Chunks takes everything.
         let _ = write_frame(kind, now(), data, &mut chunks);
         let chunk = std::mem::take(&mut chunks.chunk);
         self.push(chunk, true);
+        self.lock().handing_over = false;
+        self.room.notify_all();
         true
     }
 
     /// Sends the last frame behind everything else; not at all while another is half handed over to a peer that does not
     /// read, as it would end up inside that one.
     pub(crate) fn send_last(&self, message: &RunnerMessage) {
-        if let Ok(_frame) = self.frame.try_lock() {
+        if !self.lock().handing_over {
             self.push(message.to_line(now()), true);
         }
     }
@@ -115,7 +121,9 @@ impl Output {
     /// Everything is written, or never will be.
     pub(crate) fn is_idle(&self) -> bool {
         let state = self.lock();
-        state.broken || (!state.writing && state.bulk.is_empty() && state.control.is_empty())
+        let waiting =
+            state.writing || state.handing_over || !state.bulk.is_empty() || !state.control.is_empty();
+        state.broken || !waiting
     }
 
     /// The peer does not read any more.
@@ -133,15 +141,16 @@ impl Output {
         lock(&self.state)
     }
 
-    fn wait_for_room(&self, go_on: &impl Fn() -> bool) -> bool {
+    /// Until the peer has read something.
+    fn wait_for_room(&self) {
         let mut state = self.lock();
         while state.bulk_bytes >= MOST_WAITING && !state.broken {
-            if !go_on() {
-                return false;
-            }
-            state = self.room.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            state = self.wait(state);
         }
-        !state.broken && go_on()
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.room.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn push(&self, chunk: Vec<u8>, last: bool) {
@@ -224,7 +233,7 @@ impl Write for Chunks<'_> {
             let full = std::mem::take(&mut self.chunk);
             self.output.push(full, false);
             // The frame has begun, so it is finished: only a lost peer ends the wait.
-            self.output.wait_for_room(&|| true);
+            self.output.wait_for_room();
         }
         self.chunk.extend_from_slice(bytes);
         Ok(bytes.len())
