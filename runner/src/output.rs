@@ -100,7 +100,6 @@ impl Output {
         let _ = write_frame(kind, now(), data, &mut chunks);
         let chunk = std::mem::take(&mut chunks.chunk);
         self.push(chunk, true);
-        self.lock().handing_over = false;
         self.room.notify_all();
         true
     }
@@ -155,6 +154,8 @@ impl Output {
 
     fn push(&self, chunk: Vec<u8>, last: bool) {
         let mut state = self.lock();
+        // At once with the end of the frame: whoever is woken by its being written finds everything idle.
+        state.handing_over &= !last;
         if last && self.write_at_once(&mut state, &chunk) {
             return;
         }
