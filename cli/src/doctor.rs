@@ -37,7 +37,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
     let host = Host::one(&arguments.host)?;
     let base = Base::new(&arguments.connection, Duration::from_secs(600))?;
     let (reporter, printer) = report::start(Style { json: arguments.json, prefix: false });
-    let watch = Arc::new(Watch::new(&host.label, &reporter, arguments.connection.trace, true));
+    let watch = Arc::new(Watch::new(&host, &reporter, arguments.connection.trace, true));
     let doctor =
         Doctor { host: Arc::clone(&host.label), reporter: reporter.clone(), watch: Arc::clone(&watch) };
     let begun = Instant::now();

@@ -65,7 +65,12 @@ impl Task {
     pub(crate) async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Outcome> {
         tokio::select! {
             biased;
-            signal = self.stop.wanted() => Err(Outcome::Interrupted(signal)),
+            signal = self.stop.wanted() => {
+                if signal != BROKEN_PIPE {
+                    self.reporter.show(Event::Error(Failure::interrupted(&self.host)));
+                }
+                Err(Outcome::Interrupted(signal))
+            }
             result = work => Ok(result),
         }
     }

@@ -9,8 +9,9 @@ use crate::words;
 #[derive(clap::Args, Debug)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Hosts {
-    /// Hosts, as [user@]host[:port]; may be repeated
+    /// As a user writes them.
     #[arg(short = 'H', long = "host", value_name = "HOST,…", value_delimiter = ',')]
+    #[arg(help = "Hosts, as [user@]host[:port]; may be repeated")]
     pub(crate) host: Vec<String>,
     /// This machine itself, without SSH
     #[arg(long)]
@@ -24,8 +25,8 @@ pub(crate) struct Hosts {
 #[derive(clap::Args, Debug)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Host {
-    /// The host, as [user@]host[:port]
-    #[arg(value_name = "HOST")]
+    /// As a user writes it.
+    #[arg(value_name = "HOST", help = "The host, as [user@]host[:port]")]
     pub(crate) host: Option<String>,
     /// This machine itself, without SSH
     #[arg(long)]

@@ -78,6 +78,11 @@ impl Host {
         }
     }
 
+    /// What the client calls it.
+    pub(crate) fn name(&self) -> &str {
+        self.target().map_or(&self.label, Target::host)
+    }
+
     /// The target, where it is reached over SSH.
     pub(crate) fn target(&self) -> Option<&Target> {
         match &self.way {
@@ -105,7 +110,7 @@ impl Base {
 
     /// A client that tells `reporter` of one host.
     pub(crate) fn client(&self, host: &Host, reporter: &Reporter) -> Client {
-        self.watched(Arc::new(Watch::new(&host.label, reporter, self.trace, false)))
+        self.watched(Arc::new(Watch::new(host, reporter, self.trace, false)))
     }
 
     /// A client with an observer of the caller's.

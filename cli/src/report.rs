@@ -124,7 +124,7 @@ pub(crate) struct Check {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Failure {
     pub(crate) host: Arc<str>,
-    /// `unreachable`, `host_key`, `auth`, … as `sortie_client::Error::kind`; `local` for this machine's own.
+    /// `unreachable`, `host_key`, `auth`, … as `sortie_client::Error::kind`; `local` for this machine's own, `interrupted`.
     pub(crate) kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) step: Option<&'static str>,
@@ -152,6 +152,11 @@ impl Failure {
         };
         let step = Some(error.step().describe());
         Self { host: Arc::clone(host), kind: error.kind(), step, code, class, message }
+    }
+
+    /// The user broke it off.
+    pub(crate) fn interrupted(host: &Arc<str>) -> Self {
+        Self { kind: "interrupted", ..Self::local(host, "interrupted") }
     }
 
     /// Something on this machine.

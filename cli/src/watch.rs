@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use sortie_client::observe::{Direction, FrameTrace, Observer, Step};
 
+use crate::place::Host;
 use crate::report::{Check, Event, Reporter};
 
 /// One host's observer.
 pub(crate) struct Watch {
     host: Arc<str>,
+    /// How the client begins what it has to say of this host.
+    said: String,
     reporter: Reporter,
     trace: bool,
     /// Steps are shown as they end.
@@ -18,8 +21,15 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(host: &Arc<str>, reporter: &Reporter, trace: bool, steps: bool) -> Self {
-        Self { host: Arc::clone(host), reporter: reporter.clone(), trace, steps, round_trips: Mutex::new(0) }
+    pub(crate) fn new(host: &Host, reporter: &Reporter, trace: bool, steps: bool) -> Self {
+        Self {
+            host: Arc::clone(&host.label),
+            said: format!("{}: ", host.name()),
+            reporter: reporter.clone(),
+            trace,
+            steps,
+            round_trips: Mutex::new(0),
+        }
     }
 
     /// Adds to the round trips, and gives their sum so far.
@@ -47,7 +57,8 @@ impl Observer for Watch {
     }
 
     fn warning(&self, text: &str) {
-        self.reporter.show(Event::Warning { host: Arc::clone(&self.host), message: text.to_owned() });
+        let message = text.strip_prefix(&self.said).unwrap_or(text).to_owned();
+        self.reporter.show(Event::Warning { host: Arc::clone(&self.host), message });
     }
 
     fn frame(&self, frame: &FrameTrace<'_>) {
