@@ -409,7 +409,7 @@ fn start_failure(leader: &Leader, step: StartStep, errno: Errno) -> Failure {
             ErrorCode::ExecFailed,
             format!("cannot start {program:?}: not a program of this machine, and no script with a #! line"),
         ),
-        StartStep::Exec if errno == Errno::ENOENT && leader.candidates.len() > 1 => {
+        StartStep::Exec if matches!(errno, Errno::ENOENT | Errno::ENOTDIR) && leader.candidates.len() > 1 => {
             Failure::new(ErrorCode::NotFound, format!("cannot start {program:?}: not found in PATH"))
         }
         StartStep::Exec => Failure::io(format!("cannot start {program:?}"), &error),
