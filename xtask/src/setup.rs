@@ -36,7 +36,7 @@ const fn program(name: &'static str, package: &'static str) -> Program {
     Program { name, package }
 }
 
-const TEST_PROGRAMS: [Program; 15] = [
+const TEST_PROGRAMS: [Program; 18] = [
     program("sshd", "openssh-server"),
     program("ssh", "openssh-client"),
     program("ssh-keygen", "openssh-client"),
@@ -52,6 +52,9 @@ const TEST_PROGRAMS: [Program; 15] = [
     program("ip", "iproute2"),
     program("unshare", "util-linux"),
     program("gzip", "gzip"),
+    program("setfacl", "acl"),
+    program("setfattr", "attr"),
+    program("ps", "procps"),
 ];
 
 const EMULATORS: [Program; 3] = [
