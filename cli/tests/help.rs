@@ -1,5 +1,7 @@
 //! The help of the real program. That this suite is here also makes cargo build the program for the suites in `tests/`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::process::{Command, Output};
 
 fn sortie(args: &[&str]) -> Output {
