@@ -3,8 +3,10 @@
 //!
 //! Knows a job and byte streams; what is done with the bytes is the [`Consumer`]'s business.
 
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +58,25 @@ pub(crate) struct Ended {
     pub(crate) duration: Duration,
     pub(crate) stdout_open: bool,
     pub(crate) left_running: u32,
+}
+
+/// A string as programs take it; `field` is named in the error.
+pub(crate) fn c_string(field: &str, bytes: Vec<u8>) -> Result<CString, Failure> {
+    CString::new(bytes)
+        .map_err(|_| Failure::params(format!("{field}: a NUL byte cannot be passed to a program")))
+}
+
+/// Where the program may be: itself if it has a slash, else in each directory of `path`.
+pub(crate) fn candidates(program: &[u8], path: &OsStr) -> Result<Vec<CString>, Failure> {
+    if program.contains(&b'/') {
+        return Ok(vec![c_string("program", program.to_vec())?]);
+    }
+    let directories = path.as_bytes().split(|&b| b == b':').map(|directory| {
+        // An empty entry is the current directory (POSIX.1-2024, 8.3).
+        let directory = if directory.is_empty() { b"." } else { directory };
+        c_string("PATH", [directory, b"/", program].concat())
+    });
+    directories.collect()
 }
 
 /// Runs a program to its end. `kill_leftovers` ends what it started instead of letting it live on.

@@ -1,8 +1,8 @@
 //! `exec`: runs a program, or a line of shell, streams or captures what it says and tells how it ended.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::Context;
 use crate::failure::Failure;
 use crate::job;
 use crate::pool::{Capture, Captured, MOST_CAPTURED, Pool, incomplete_end};
-use crate::process::{self, Consumer, Input};
+use crate::process::{self, Consumer, Input, c_string};
 use crate::sys::keeper::{Leader, Limit};
 
 /// Most bytes of output in one EVENT.
@@ -84,7 +84,8 @@ fn leader(params: &Exec) -> Result<Leader, Failure> {
     let argv = argv(params)?;
     let env = environment(params)?;
     let program = argv.first().map(CString::as_bytes).unwrap_or_default();
-    let candidates = candidates(program, env.get(std::ffi::OsStr::new("PATH")))?;
+    let path = env.get(OsStr::new("PATH")).map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
+    let candidates = process::candidates(program, path)?;
     let limits = [
         (Limit::Cpu, params.limits.cpu_seconds),
         (Limit::Processes, params.limits.processes),
@@ -139,11 +140,6 @@ fn argv(params: &Exec) -> Result<Vec<CString>, Failure> {
     strings.into_iter().map(|s| c_string("argument", s)).collect()
 }
 
-fn c_string(field: &str, bytes: Vec<u8>) -> Result<CString, Failure> {
-    CString::new(bytes)
-        .map_err(|_| Failure::params(format!("{field}: a NUL byte cannot be passed to a program")))
-}
-
 fn environment(params: &Exec) -> Result<BTreeMap<OsString, OsString>, Failure> {
     let inherited = if params.clear_env { None } else { Some(std::env::vars_os()) };
     let mut env: BTreeMap<OsString, OsString> = inherited.into_iter().flatten().collect();
@@ -154,21 +150,6 @@ fn environment(params: &Exec) -> Result<BTreeMap<OsString, OsString>, Failure> {
         env.insert(name.into(), value.into());
     }
     Ok(env)
-}
-
-/// Where the program may be: itself if it has a slash, else in each directory of PATH.
-fn candidates(program: &[u8], path: Option<&OsString>) -> Result<Vec<CString>, Failure> {
-    if program.contains(&b'/') {
-        return Ok(vec![c_string("program", program.to_vec())?]);
-    }
-    let path = path.map_or_else(|| DEFAULT_PATH.into(), OsString::clone).into_vec();
-    path.split(|&b| b == b':')
-        .map(|directory| {
-            // An empty entry is the current directory (POSIX.1-2024, 8.3).
-            let directory = if directory.is_empty() { b"." } else { directory };
-            c_string("PATH", [directory, b"/", program].concat())
-        })
-        .collect()
 }
 
 /// Takes inline input out of the parameters: it may be as large as a frame.

@@ -30,6 +30,9 @@ const LONGEST_DIFF: usize = 256 * 1024;
 /// Symbolic links followed before it must be a loop (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
+/// Where programs that check configuration are, besides PATH.
+const ADMIN_PATH: &str = ":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+
 /// Output of the validating program that is kept for the error.
 const VALIDATION_OUTPUT: u64 = 16 * 1024;
 
@@ -332,21 +335,11 @@ impl Write<'_> {
     fn validate(&self, new: &Path) -> Result<(), Failure> {
         let Some(program) = self.params.validate.first() else { return Ok(()) };
         let new = new.to_string_lossy();
-        let c_string =
-            |text: String| CString::new(text).map_err(|_| Failure::params("validate: contains a NUL byte"));
-        let argv: Vec<CString> =
-            self.params.validate.iter().map(|a| c_string(a.replace("%s", &new))).collect::<Result<_, _>>()?;
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let directories = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"]
-            .map(PathBuf::from);
-        let candidates = if program.contains('/') {
-            vec![c_string(program.replace("%s", &new))?]
-        } else {
-            std::env::split_paths(&path)
-                .chain(directories)
-                .map(|directory| c_string(directory.join(program).to_string_lossy().into_owned()))
-                .collect::<Result<_, _>>()?
-        };
+        let argument = |text: &String| process::c_string("validate", text.replace("%s", &new).into_bytes());
+        let argv: Vec<CString> = self.params.validate.iter().map(argument).collect::<Result<_, _>>()?;
+        let mut path = std::env::var_os("PATH").unwrap_or_default();
+        path.push(ADMIN_PATH);
+        let candidates = process::candidates(argv[0].as_bytes(), &path)?;
         let env = std::env::vars_os()
             .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
             .collect();
