@@ -11,6 +11,7 @@ mod describe;
 pub mod error;
 pub mod frame;
 pub mod message;
+pub mod output;
 #[cfg(feature = "schema")]
 mod schema;
 pub mod text;

@@ -86,6 +86,28 @@ impl Output {
     /// Sends a frame, waiting for room as long as `go_on` says so; whether it was sent. Once begun, a frame is sent
     /// whole whatever `go_on` says.
     pub(crate) fn send_bulk(&self, kind: &str, data: &impl Serialize, go_on: impl Fn() -> bool) -> bool {
+        if !self.begin(go_on) {
+            return false;
+        }
+        let mut chunks = Chunks { output: self, chunk: Vec::new() };
+        // Serialising our own types cannot fail, and Chunks takes everything.
+        let _ = write_frame(kind, now(), data, &mut chunks);
+        let chunk = std::mem::take(&mut chunks.chunk);
+        self.push(chunk, true);
+        self.room.notify_all();
+        true
+    }
+
+    /// As [`Self::send_bulk`], a frame that is a line already.
+    pub(crate) fn send_line(&self, line: Vec<u8>, go_on: impl Fn() -> bool) {
+        if self.begin(go_on) {
+            self.push(line, true);
+            self.room.notify_all();
+        }
+    }
+
+    /// Waits until a frame may begin; whether it may.
+    fn begin(&self, go_on: impl Fn() -> bool) -> bool {
         let mut state = self.lock();
         while (state.handing_over || state.bulk_bytes >= MOST_WAITING) && !state.broken && go_on() {
             state = self.wait(state);
@@ -94,13 +116,6 @@ impl Output {
             return false;
         }
         state.handing_over = true;
-        drop(state);
-        let mut chunks = Chunks { output: self, chunk: Vec::new() };
-        // Serialising our own types cannot fail, and Chunks takes everything.
-        let _ = write_frame(kind, now(), data, &mut chunks);
-        let chunk = std::mem::take(&mut chunks.chunk);
-        self.push(chunk, true);
-        self.room.notify_all();
         true
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sortie_protocol::command::exec::{Exec, ExecResult};
-use sortie_protocol::message::{Event, Strings};
+use sortie_protocol::message::Strings;
 use sortie_protocol::{FRAME_LIMIT, Stream, text};
 
 use super::Context;
@@ -222,20 +222,11 @@ impl Sink<'_> {
     fn send(&mut self, stream: Stream, count: usize) {
         let context = self.context;
         let side = self.side(stream);
-        let rest = side.pending.split_off(count);
-        let bytes = std::mem::replace(&mut side.pending, rest);
         let seq = side.sent;
-        side.sent += bytes.len() as u64;
-        context.job.use_output_credit(bytes.len() as u64);
-        let (message, encoding) = text::encode(bytes);
-        context.event(&Event {
-            command_id: context.job.command.id.clone(),
-            message,
-            encoding,
-            stream: Some(stream),
-            seq: Some(seq),
-            ..Event::default()
-        });
+        side.sent += count as u64;
+        context.job.use_output_credit(count as u64);
+        context.output(stream, seq, &side.pending[..count]);
+        side.pending.drain(..count);
     }
 
     /// Sends whatever is pending, lines or not.

@@ -4,14 +4,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use serde::Serialize;
-use sortie_protocol::message::{Done, Event, Strings};
-use sortie_protocol::{CommandType, RunnerMessage};
+use sortie_protocol::message::{Done, Strings};
+use sortie_protocol::output::event_line;
+use sortie_protocol::{CommandType, RunnerMessage, Stream};
 
 use crate::failure::Failure;
 use crate::idempotency::{Outcome, keeps};
 use crate::job::Job;
 use crate::locks::Locks;
-use crate::output::{Output, lock};
+use crate::output::{Output, lock, now};
 use crate::pool::{Pool, Share};
 
 mod content;
@@ -52,9 +53,10 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Sends an EVENT, waiting for the peer as long as the command is not being ended; whether it was sent.
-    pub(crate) fn event(&self, event: &Event) -> bool {
-        self.output.send_bulk("EVENT", event, || self.job.ended().is_none())
+    /// Sends output as an EVENT, waiting for the peer as long as the command is not being ended.
+    fn output(&self, stream: Stream, seq: u64, bytes: &[u8]) {
+        let line = event_line(&self.job.command.id, now(), stream, seq, bytes);
+        self.output.send_line(line, || self.job.ended().is_none());
     }
 
     /// Keeps memory accounted for until the answer is sent.
@@ -67,7 +69,7 @@ impl Context {
         self.job.grant_input(bytes);
         self.output.send(&RunnerMessage::Credit(sortie_protocol::message::Credit {
             command_id: self.job.command.id.clone(),
-            stream: sortie_protocol::Stream::Stdin,
+            stream: Stream::Stdin,
             bytes,
         }));
     }
