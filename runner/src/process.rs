@@ -398,8 +398,9 @@ impl<C: Consumer> Pump<'_, C> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // The program does not read any more; that is its right.
             Err(_) => {
-                if self.frames {
-                    self.consumer.input_used((self.inline.len() - self.inline_written) as u64);
+                let unread = self.inline.len() - self.inline_written;
+                if self.frames && unread > 0 {
+                    self.consumer.input_used(unread as u64);
                 }
                 self.inline_written = self.inline.len();
                 self.stdin = None;

@@ -307,7 +307,8 @@ async fn events_as_json_carry_all_that_people_are_shown() -> Result<()> {
 async fn a_trace_shows_every_frame_and_nothing_that_is_in_it() -> Result<()> {
     let host = Embedded::builder().start().await?;
     let ended = on(host.access(), "sh")
-        .args(["--trace", "-e", "T=hunter2", "echo $T"])
+        // It reads its input to the end, or it could be done before any was sent.
+        .args(["--trace", "-e", "T=hunter2", "cat > /dev/null; echo $T"])
         .run_with(b"sesame")
         .await?
         .ended_with(0);

@@ -50,7 +50,7 @@ async fn replay(flags: &str, block: &str, update: bool) -> Result<String> {
     let flags: Vec<&str> = flags.split_whitespace().collect();
     let mut runner = RunnerProcess::builder().args(&flags).start()?;
     let mut lines = Vec::new();
-    let mut next = async |runner: &mut RunnerProcess| -> Result<String> {
+    let next = async |runner: &mut RunnerProcess| -> Result<String> {
         let mut frame = runner.next().await?.context("the runner ended")?;
         normalised(&mut frame);
         Ok(format!("< {frame}"))

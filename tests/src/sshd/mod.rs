@@ -376,19 +376,19 @@ impl Sshd {
         serde_json::to_writer(&self.control, spec)?;
         self.control.write_all(b"\n")?;
         let mut lines = BufReader::new(self.control.try_clone()?).lines();
-        loop {
+        // Two processes speak, in any order.
+        let (mut pid_known, mut ready) = (false, false);
+        while !(pid_known && ready) {
             let line = lines.next().transpose().context("waiting for the host")?;
             let line = line.with_context(|| format!("the host ended at once: {}", self.log()))?;
             match line.split_once(' ') {
-                Some(("pid", pid)) => self.init = pid.parse()?,
-                Some(("ready", layer)) => {
-                    self.layer = layer.parse()?;
-                    return Ok(());
-                }
+                Some(("pid", pid)) => (self.init, pid_known) = (pid.parse()?, true),
+                Some(("ready", layer)) => (self.layer, ready) = (layer.parse()?, true),
                 Some(("error", message)) => bail!("making the host: {message}"),
                 _ => bail!("sortie-testhost said {line:?}"),
             }
         }
+        Ok(())
     }
 
     /// How to log in.

@@ -47,7 +47,7 @@ fn start() -> Result<()> {
         Ok(None) => Ok(()),
         ended => {
             if let Err(error) = &ended {
-                let _ = writeln!(control, "error {}", format!("{error:#}").replace('\n', " "));
+                let _ = say(&mut control, &format!("error {}", format!("{error:#}").replace('\n', " ")));
             }
             // The test may still use what is in there, or may have gone first.
             let _ = std::io::copy(&mut control, &mut std::io::sink());
@@ -69,20 +69,25 @@ fn hold(spec: &Spec, listener: TcpListener, control: &mut UnixStream) -> Result<
                 .context("prctl")
                 .and_then(|()| run_host(spec, &listener, control));
             if let Err(error) = ended {
-                let _ = writeln!(control, "error {}", format!("{error:#}").replace('\n', " "));
+                let _ = say(control, &format!("error {}", format!("{error:#}").replace('\n', " ")));
                 eprintln!("sortie-testhost: {error:#}");
             }
             Ok(None)
         }
         ForkResult::Parent { child } => {
-            writeln!(control, "pid {child}")?;
+            say(control, &format!("pid {child}"))?;
             // From here the host alone holds it: with the host the port closes.
             drop(listener);
             nix::sys::wait::waitpid(child, None).context("waiting for the host")?;
-            let _ = writeln!(control, "{ENDED}");
+            let _ = say(control, ENDED);
             Ok(Some(()))
         }
     }
+}
+
+/// A line in one write: the helper and the host's first process speak at the same time.
+fn say(control: &mut UnixStream, line: &str) -> std::io::Result<()> {
+    control.write_all(format!("{line}\n").as_bytes())
 }
 
 /// Pid 1 of the host. Returns when the test has closed the control socket; the kernel then ends all that is left.
@@ -104,7 +109,7 @@ fn run_host(spec: &Spec, listener: &TcpListener, control: &mut UnixStream) -> Re
     );
     // SAFETY: the handler does nothing.
     unsafe { sigaction(Signal::SIGCHLD, &reap) }.context("sigaction")?;
-    writeln!(control, "ready {}", layer.as_raw_fd())?;
+    say(control, &format!("ready {}", layer.as_raw_fd()))?;
     loop {
         let mut fds = [
             PollFd::new(control.as_fd(), PollFlags::POLLIN),
