@@ -9,6 +9,7 @@ use sortie_protocol::Sha256Hex;
 use sortie_protocol::message::HostFacts;
 
 use crate::sys::host;
+use crate::tool;
 
 /// Facts that could not be found out are empty.
 pub(crate) fn host() -> HostFacts {
@@ -27,7 +28,7 @@ pub(crate) fn host() -> HostFacts {
         memory_bytes: memory(),
         init: init().to_owned(),
         package_manager: package_manager().to_owned(),
-        sudo: on_path("sudo"),
+        sudo: tool::exists("sudo"),
         container: container(),
     }
 }
@@ -103,15 +104,8 @@ fn package_manager() -> &'static str {
         ("apk", "apk"),
     ]
     .into_iter()
-    .find(|(program, _)| on_path(program))
+    .find(|(program, _)| tool::exists(program))
     .map_or("", |(_, name)| name)
-}
-
-/// Whether a program is in PATH or in the directories where administrators' programs are.
-fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let more = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(Into::into);
-    std::env::split_paths(&path).chain(more).any(|directory| host::is_executable(&directory.join(program)))
 }
 
 fn container() -> String {

@@ -44,6 +44,8 @@ struct State {
     spent: Vec<Arc<Keeper>>,
     /// The change takes effect now: too late to end it.
     committed: bool,
+    /// Critical sections that it is in: an ending waits until it has left them all.
+    critical: u32,
     replied: bool,
     input: VecDeque<Vec<u8>>,
     input_eof: bool,
@@ -165,7 +167,8 @@ impl Job {
         self.lock().params.take().unwrap_or_else(|| RawValue::NULL.to_owned())
     }
 
-    /// Ends the command, its processes first. The first reason stands; a later grace can only be shorter.
+    /// Ends the command, its processes first. The first reason stands; a later grace can only be shorter. In a critical
+    /// section the ending is noted and takes effect when it is left.
     pub(crate) fn end(&self, why: Ending, grace: Duration) {
         let mut state = self.lock();
         let sooner = state.ending.is_none_or(|ended| grace < ended.grace);
@@ -173,7 +176,7 @@ impl Job {
             let at = Instant::now();
             let why = state.ending.map_or(why, |ended| ended.why);
             state.ending = Some(Ended { why, at, grace });
-            if let Some(keeper) = &state.keeper {
+            if let (Some(keeper), 0) = (&state.keeper, state.critical) {
                 keeper.end(grace);
             }
         }
@@ -181,7 +184,14 @@ impl Job {
         self.wake.wake();
     }
 
+    /// Whether the command is being ended, for its own thread: never inside a critical section.
     pub(crate) fn ended(&self) -> Option<Ended> {
+        let state = self.lock();
+        state.ending.filter(|_| state.critical == 0)
+    }
+
+    /// Whether somebody asked for its end.
+    pub(crate) fn noted_end(&self) -> Option<Ended> {
         self.lock().ending
     }
 
@@ -203,15 +213,31 @@ impl Job {
         Ok(())
     }
 
-    pub(crate) fn is_committed(&self) -> bool {
-        self.lock().committed
+    /// Whether it must not be interrupted, but be waited for.
+    pub(crate) fn is_past_return(&self) -> bool {
+        let state = self.lock();
+        state.committed || state.critical > 0
+    }
+
+    pub(crate) fn is_critical(&self) -> bool {
+        self.lock().critical > 0
+    }
+
+    /// Begins a critical section, unless the command is being ended; until the guard is dropped nothing ends it.
+    pub(crate) fn enter_critical(&self) -> Result<Critical<'_>, Failure> {
+        let mut state = self.lock();
+        if let Some(ended) = state.ending.filter(|_| state.critical == 0 && !state.committed) {
+            return Err(ended.why.failure(&self.command));
+        }
+        state.critical += 1;
+        Ok(Critical(self))
     }
 
     /// Makes the keeper known, so that [`Self::end`] reaches it.
     pub(crate) fn set_keeper(&self, keeper: &Arc<Keeper>) {
         let mut state = self.lock();
         state.keeper = Some(Arc::clone(keeper));
-        if let Some(ended) = state.ending {
+        if let Some(ended) = state.ending.filter(|_| state.critical == 0) {
             keeper.end(ended.grace);
         }
     }
@@ -306,5 +332,14 @@ impl Job {
         if let Some(credit) = &mut self.lock().output_credit {
             *credit = credit.saturating_sub(bytes);
         }
+    }
+}
+
+/// A critical section of a command, until it is dropped.
+pub(crate) struct Critical<'a>(&'a Job);
+
+impl Drop for Critical<'_> {
+    fn drop(&mut self) {
+        self.0.lock().critical -= 1;
     }
 }

@@ -26,6 +26,39 @@ const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// Device and inode.
 type Directory = (u64, u64);
 
+/// What commands change besides single files.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Resource {
+    Packages,
+    Sudoers,
+    Sshd,
+    Services,
+}
+
+impl Resource {
+    /// The directory whose lock keeps other sessions away: the first that is there.
+    pub(crate) fn directory(self) -> &'static Path {
+        let candidates: &[&str] = match self {
+            Self::Packages => {
+                &["/var/lib/dpkg", "/var/lib/rpm", "/usr/lib/sysimage/rpm", "/var/lib/pacman", "/lib/apk"]
+            }
+            Self::Sudoers => &["/etc/sudoers.d"],
+            Self::Sshd => &["/etc/ssh"],
+            Self::Services => &["/etc/systemd/system", "/etc/init.d"],
+        };
+        candidates.iter().map(Path::new).find(|directory| directory.exists()).unwrap_or(Path::new("/etc"))
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Packages => "packages",
+            Self::Sudoers => "sudoers",
+            Self::Sshd => "sshd",
+            Self::Services => "services",
+        }
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Locks(Mutex<Table>);
 

@@ -2,6 +2,9 @@
 //!
 //! Start reads from here: arguments, self-deletion, the fork into guardian and server. Nothing here runs a command.
 
+// Until every command of the registry is there.
+#![allow(dead_code)]
+
 mod command;
 mod diff;
 mod facts;
@@ -17,6 +20,7 @@ mod process;
 mod replace;
 mod server;
 mod sys;
+mod tool;
 mod workers;
 
 use std::io::Write;

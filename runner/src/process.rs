@@ -4,9 +4,11 @@
 //! Knows a job and byte streams; what is done with the bytes is the [`Consumer`]'s business.
 
 use std::ffi::{CString, OsStr};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,7 @@ use sortie_protocol::{ErrorCode, Stream};
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::sys::fd::{self, Waiting};
+use crate::sys::file;
 use crate::sys::keeper::{DEFAULT_GRACE, Keeper, Leader, Report, StartStep, Stdio};
 
 /// How long output is waited for after the program exited, while a descendant holds it open.
@@ -60,6 +63,20 @@ pub(crate) struct Ended {
     pub(crate) left_running: u32,
 }
 
+impl Ended {
+    /// From a status of wait(2).
+    fn new(status: i32, duration: Duration, left_running: u32) -> Self {
+        let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
+        Self {
+            exit_code: signal.map_or_else(|| libc::WEXITSTATUS(status), |number| 128 + number),
+            signal: signal.map(signal_name),
+            duration,
+            stdout_open: false,
+            left_running,
+        }
+    }
+}
+
 /// A string as programs take it; `field` is named in the error.
 pub(crate) fn c_string(field: &str, bytes: Vec<u8>) -> Result<CString, Failure> {
     CString::new(bytes)
@@ -88,7 +105,7 @@ pub(crate) fn run(
     leader: &Leader,
     input: Input,
     kill_leftovers: bool,
-    consumer: &mut impl Consumer,
+    consumer: &mut dyn Consumer,
 ) -> Result<Ended, Failure> {
     job.go_on()?;
     let setup = |error: io::Error| Failure::io("cannot make the pipes of the command", &error);
@@ -145,14 +162,92 @@ pub(crate) fn run(
             "the keeper of the command was killed; its processes were ended",
         ));
     };
-    let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
-    Ok(Ended {
-        exit_code: signal.map_or_else(|| libc::WEXITSTATUS(status), |number| 128 + number),
-        signal: signal.map(signal_name),
-        duration: at - started,
-        stdout_open,
-        left_running,
-    })
+    Ok(Ended { stdout_open, ..Ended::new(status, at - started, left_running) })
+}
+
+/// How often a critical program's output is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a critical section is protected from an ending that was asked for.
+const CRITICAL_CAP: Duration = Duration::from_secs(30 * 60);
+
+/// Runs a program that must not be ended half way, and hands on what it prints. Nobody ends it for [`CRITICAL_CAP`]; its output goes
+/// to files without a name instead of pipes, so that it ends well whoever dies.
+///
+/// # Errors
+/// The job was ended before, or the program could not be started.
+pub(crate) fn run_critical(
+    job: &Job,
+    leader: &Leader,
+    take: &mut dyn FnMut(Stream, &[u8]),
+) -> Result<Ended, Failure> {
+    let _critical = job.enter_critical()?;
+    let setup = |error: io::Error| Failure::io("cannot make the files for the output of the command", &error);
+    let files = [file::unnamed().map_err(setup)?, file::unnamed().map_err(setup)?];
+    let copy = |file: &File| file.try_clone().map(OwnedFd::from).map_err(setup);
+    let stdio = Stdio {
+        stdin: fd::null_device().map_err(setup)?,
+        stdout: copy(&files[0])?,
+        stderr: copy(&files[1])?,
+    };
+    let started = Instant::now();
+    let keeper = Keeper::start(leader, stdio).map_err(|error| Failure::io("cannot fork", &error))?;
+    let keeper = Arc::new(keeper);
+    job.set_keeper(&keeper);
+    let mut read = [0; 2];
+    let mut read_all = |take: &mut dyn FnMut(Stream, &[u8])| {
+        let mut buffer = vec![0; CHUNK];
+        for (at, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
+            while let Ok(count @ 1..) = files[at].read_at(&mut buffer, read[at]) {
+                take(stream, &buffer[..count]);
+                read[at] += count as u64;
+            }
+        }
+    };
+    let mut told_to_end = false;
+    let result = loop {
+        let mut waiting = Waiting::new();
+        let heard = waiting.readable(keeper.fd());
+        if let Err(error) = waiting.wait(Some(LOOK)) {
+            break Err(Failure::io("poll", &error));
+        }
+        let heard = waiting.came(heard);
+        drop(waiting);
+        read_all(take);
+        if !heard {
+            if !told_to_end && started.elapsed() > CRITICAL_CAP && job.noted_end().is_some() {
+                told_to_end = true;
+                keeper.end(DEFAULT_GRACE);
+            }
+            continue;
+        }
+        match keeper.report() {
+            Some(Report::StartFailed { step, errno }) => break Err(start_failure(leader, step, errno)),
+            Some(Report::Exited { status, alone }) => {
+                let duration = started.elapsed();
+                read_all(take);
+                let mut left_running = 0;
+                if !alone {
+                    keeper.release();
+                    while let Some(report) = keeper.report() {
+                        if let Report::Released { count } = report {
+                            left_running = count;
+                        }
+                    }
+                }
+                break Ok(Ended::new(status, duration, left_running));
+            }
+            Some(_) => {}
+            None => {
+                break Err(Failure::new(
+                    ErrorCode::Internal,
+                    "the keeper of the command was killed; the command itself was left to end by itself",
+                ));
+            }
+        }
+    };
+    job.keeper_done();
+    result
 }
 
 /// The name of a signal as signal(7) has it; real-time ones have only a number.
@@ -161,10 +256,10 @@ fn signal_name(number: i32) -> String {
         .map_or_else(|_| format!("SIG{number}"), |s| s.as_str().to_owned())
 }
 
-struct Pump<'a, C> {
+struct Pump<'a> {
     job: &'a Job,
     keeper: &'a Keeper,
-    consumer: &'a mut C,
+    consumer: &'a mut dyn Consumer,
     stdin: Option<OwnedFd>,
     /// Bytes for standard input, and how many of them are written.
     inline: Vec<u8>,
@@ -193,7 +288,7 @@ struct Drain {
     until: Instant,
 }
 
-impl<C: Consumer> Pump<'_, C> {
+impl Pump<'_> {
     fn run(&mut self, leader: &Leader) -> Result<(), Failure> {
         loop {
             self.refill_stdin();

@@ -177,7 +177,8 @@ impl Server {
                 }
             }
             Phase::Ending { reason, until } => {
-                if idle || now >= until {
+                let critical = self.running.iter().any(|running| running.job.is_critical());
+                if idle || (now >= until && !critical) {
                     self.leave(reason, now + LAST_WORDS);
                 } else if self.running.iter().all(|running| running.job.is_replied()) {
                     // All that is left is answers on their way to a peer that may not read.
@@ -254,7 +255,7 @@ impl Server {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let jobs = self.running.iter().map(|running| match running.job.ended() {
+        let jobs = self.running.iter().map(|running| match running.job.noted_end() {
             None => running.deadline,
             Some(ended) => ended.at + ended.grace + STUCK_WITHOUT_PROCESSES,
         });
@@ -286,14 +287,14 @@ impl Server {
     fn check_deadlines(&mut self) {
         let now = Instant::now();
         for running in &self.running {
-            match running.job.ended() {
+            match running.job.noted_end() {
                 None if now >= running.deadline => running.job.end(Ending::Timeout, DEFAULT_GRACE),
                 Some(ended) => {
                     let patience = if running.job.has_keeper() { STUCK } else { STUCK_WITHOUT_PROCESSES };
                     let stuck =
                         now >= ended.at + patience + ended.grace * u32::from(running.job.has_keeper());
                     // One that is past the point of no return is about to be done, and is waited for.
-                    if stuck && !running.job.is_committed() && running.job.take_reply() {
+                    if stuck && !running.job.is_past_return() && running.job.take_reply() {
                         let failure = ended.why.failure(&running.job.command).detail("stuck", "true");
                         self.output.send(&RunnerMessage::Error(failure.frame(&running.job.command.id)));
                         let _ = self
@@ -485,7 +486,7 @@ impl Server {
             Ok(bytes) => job.add_input(bytes, input.eof),
             Err(_) => self.end_job(&job, Ending::InputInvalid, DEFAULT_GRACE),
         }
-        if let Some(ended) = job.ended() {
+        if let Some(ended) = job.noted_end() {
             self.end_job(&job, ended.why, ended.grace);
         }
     }

@@ -112,6 +112,7 @@ fn leader(params: &Exec) -> Result<Leader, Failure> {
         nice: params.limits.nice,
         limits: limits.into_iter().filter_map(|(resource, value)| Some((resource, value?))).collect(),
         no_new_privs: params.no_new_privs,
+        critical: false,
     })
 }
 

@@ -1,27 +1,23 @@
 //! `file_write`: replaces a whole file atomically, or leaves it alone when it is as asked already.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use sortie_protocol::command::file_write::{FileWrite, FileWriteResult};
-use sortie_protocol::{ErrorCode, Sha256Hex, Stream, text};
+use sortie_protocol::{ErrorCode, Sha256Hex};
 
 use super::Context;
 use super::content::Content;
 use crate::failure::Failure;
 use crate::job;
 use crate::output::now;
-use crate::pool::Capture;
-use crate::process::{self, Consumer, Input};
 use crate::replace::{self, Attributes, Replacement, directory_of};
 use crate::sys::host;
-use crate::sys::keeper::Leader;
+use crate::tool::Tool;
 
 /// Largest content that a diff is made of, and largest diff, in bytes.
 const MOST_DIFFED: u64 = 1024 * 1024;
@@ -29,12 +25,6 @@ const LONGEST_DIFF: usize = 256 * 1024;
 
 /// Symbolic links followed before it must be a loop (path_resolution(7)).
 const MOST_LINKS: usize = 40;
-
-/// Where programs that check configuration are, besides PATH.
-const ADMIN_PATH: &str = ":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
-
-/// Output of the validating program that is kept for the error.
-const VALIDATION_OUTPUT: u64 = 16 * 1024;
 
 type Params<'a> = FileWrite<Option<&'a RawValue>>;
 
@@ -335,30 +325,17 @@ impl Write<'_> {
     fn validate(&self, new: &Path) -> Result<(), Failure> {
         let Some(program) = self.params.validate.first() else { return Ok(()) };
         let new = new.to_string_lossy();
-        let argument = |text: &String| process::c_string("validate", text.replace("%s", &new).into_bytes());
-        let argv: Vec<CString> = self.params.validate.iter().map(argument).collect::<Result<_, _>>()?;
-        let mut path = std::env::var_os("PATH").unwrap_or_default();
-        path.push(ADMIN_PATH);
-        let candidates = process::candidates(argv[0].as_bytes(), &path)?;
-        let env = std::env::vars_os()
-            .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
-            .collect();
-        let leader = Leader { candidates, argv, env, ..Leader::default() };
-        let mut said = Said(Capture::new(VALIDATION_OUTPUT, &self.context.pool));
-        let ended = process::run(&self.context.job, &leader, Input::Null, true, &mut said)?;
-        if ended.exit_code == 0 {
+        let arguments = self.params.validate[1..].iter().map(|argument| argument.replace("%s", &new));
+        let ran = Tool::new(program.replace("%s", &new)).args(arguments).run(self.context)?;
+        if ran.ok() {
             return Ok(());
         }
-        let said = if self.params.sensitive { Vec::new() } else { said.0.finish().bytes };
-        let (output, _) = text::encode(said);
+        let output = if self.params.sensitive { String::new() } else { ran.last_lines(20) };
         let message = format!(
             "{program} refused the new {:?} with exit status {}; the old one stays: {}",
-            self.path,
-            ended.exit_code,
-            output.trim()
+            self.path, ran.exit_code, output
         );
-        Err(Failure::new(ErrorCode::ValidationFailed, message)
-            .detail("exit_code", ended.exit_code.to_string()))
+        Err(Failure::new(ErrorCode::ValidationFailed, message).detail("exit_code", ran.exit_code.to_string()))
     }
 
     fn back_up(&self, mut old: &File) -> Result<String, Failure> {
@@ -434,25 +411,4 @@ impl Kept {
             }
         }
     }
-}
-
-/// What a validating program says, both streams together.
-struct Said(Capture);
-
-impl Consumer for Said {
-    fn room(&mut self, _: Stream) -> usize {
-        usize::MAX
-    }
-
-    fn take(&mut self, _: Stream, bytes: &[u8]) {
-        self.0.push(bytes);
-    }
-
-    fn patience(&self) -> Option<Instant> {
-        None
-    }
-
-    fn quiet(&mut self) {}
-
-    fn input_used(&mut self, _: u64) {}
 }

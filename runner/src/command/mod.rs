@@ -1,17 +1,18 @@
 //! The commands: one file each, one line each in the registry below. Handlers know their job, never the session.
 
+use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use serde::Serialize;
-use sortie_protocol::message::{Done, Strings};
+use sortie_protocol::message::{Done, Event, Progress, Strings};
 use sortie_protocol::output::event_line;
 use sortie_protocol::{CommandType, RunnerMessage, Stream};
 
 use crate::failure::Failure;
 use crate::idempotency::{Outcome, keeps};
 use crate::job::Job;
-use crate::locks::Locks;
+use crate::locks::{Held, Locks, Resource};
 use crate::output::{Output, lock, now};
 use crate::pool::{Pool, Share};
 
@@ -41,6 +42,9 @@ handlers! {
     FileRead => file_read;
 }
 
+/// Bytes of small frames that the peer has not read, beyond which it is told nothing of progress.
+const MOST_UNREAD_PROGRESS: usize = 64 * 1024;
+
 /// What a handler has at hand.
 pub(crate) struct Context {
     pub(crate) job: Arc<Job>,
@@ -57,6 +61,40 @@ impl Context {
     fn output(&self, stream: Stream, seq: u64, bytes: &[u8]) {
         let line = event_line(&self.job.command.id, now(), stream, seq, bytes);
         self.output.send_line(line, || self.job.ended().is_none());
+    }
+
+    /// Whether nothing is to be changed.
+    pub(crate) fn check(&self) -> bool {
+        self.job.command.check
+    }
+
+    /// Whether a diff is wanted.
+    pub(crate) fn diff(&self) -> bool {
+        self.job.command.diff
+    }
+
+    /// Tells the peer how far the command is, unless it is so slow in reading that it does not matter any more.
+    pub(crate) fn progress(&self, message: impl Into<String>, progress: Option<Progress>) {
+        if self.output.control_bytes() < MOST_UNREAD_PROGRESS {
+            self.output.send(&RunnerMessage::Event(Event {
+                command_id: self.job.command.id.clone(),
+                message: message.into(),
+                progress,
+                ..Event::default()
+            }));
+        }
+    }
+
+    /// Runs a critical section: whatever is asked for meanwhile takes effect at its end. Its end may be death all the same.
+    pub(crate) fn critical<T>(&self, section: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        let _critical = self.job.enter_critical()?;
+        section()
+    }
+
+    /// Waits for the right to change `resource`, in this session and before all others of the host.
+    pub(crate) fn lock(&self, resource: Resource) -> Result<Held, Failure> {
+        let directory = resource.directory();
+        self.locks.acquire(&self.job, directory, OsStr::new(resource.name()))
     }
 
     /// Keeps memory accounted for until the answer is sent.

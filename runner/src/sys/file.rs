@@ -71,6 +71,20 @@ fn none_or_error() -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// A file without a name, gone with its last descriptor: on a disk where that is possible, else in memory. What is
+/// written to it is always appended.
+pub(crate) fn unnamed() -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    for directory in ["/var/tmp", "/tmp"] {
+        let mut options = File::options();
+        options.read(true).append(true).mode(0o600).custom_flags(libc::O_TMPFILE | libc::O_EXCL);
+        if let Ok(file) = options.open(directory) {
+            return Ok(file);
+        }
+    }
+    Ok(nix::sys::memfd::memfd_create(c"output", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?.into())
+}
+
 /// Tries to take flock(2) exclusively; false when somebody else has it. Closing the file gives it back.
 pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     match file.try_lock() {

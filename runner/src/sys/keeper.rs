@@ -38,6 +38,8 @@ pub(crate) struct Leader {
     /// Each with the value for both the soft and the hard limit.
     pub(crate) limits: Vec<(Limit, u64)>,
     pub(crate) no_new_privs: bool,
+    /// Not to be ended half way: only an order ends it, neither the death of the server nor that of the guardian.
+    pub(crate) critical: bool,
 }
 
 /// What setrlimit(2) can limit.
@@ -312,7 +314,7 @@ fn keep(plan: &Plan<'_>) -> ! {
         libc::sigaddset(&raw mut children, libc::SIGCHLD);
         libc::signalfd(-1, &raw const children, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
     };
-    let mut keep = Keep { plan, this, leader, signals, leader_status: None, told: false };
+    let mut keep = Keep { plan, this, leader, signals, leader_status: None, told: false, deaf: false };
     loop {
         keep.wait_for_anything(-1);
         let alone = keep.reap_all();
@@ -320,7 +322,7 @@ fn keep(plan: &Plan<'_>) -> ! {
             keep.told = true;
             tell(plan.status, TELL_EXITED, status, c_int::from(alone));
         }
-        if alone && keep.told {
+        if keep.told && (alone || keep.deaf) {
             exit(0);
         }
         match keep.order() {
@@ -349,6 +351,8 @@ struct Keep<'a> {
     signals: RawFd,
     leader_status: Option<c_int>,
     told: bool,
+    /// Server or guardian died while the leader was critical: nothing more is heard, and it is waited for.
+    deaf: bool,
 }
 
 enum Order {
@@ -362,7 +366,9 @@ impl Keep<'_> {
     /// Until a child ended, an order came, somebody died, or the time (milliseconds, -1 for ever) is over.
     fn wait_for_anything(&self, timeout: c_int) {
         let wait_for = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut fds = [wait_for(self.signals), wait_for(self.plan.control), wait_for(self.plan.guardian)];
+        // A negative descriptor is passed over, see poll(2).
+        let heard = |fd| wait_for(if self.deaf { -1 } else { fd });
+        let mut fds = [wait_for(self.signals), heard(self.plan.control), heard(self.plan.guardian)];
         let mut sink = [0u8; size_of::<libc::signalfd_siginfo>()];
         // SAFETY: three valid pollfd; the read is bounded by the buffer and does not wait.
         unsafe {
@@ -386,8 +392,22 @@ impl Keep<'_> {
         }
     }
 
-    /// What the server wants by now. Its death, or the guardian's, is the order to end.
-    fn order(&self) -> Order {
+    /// What the server wants by now. Its death, or the guardian's, is the order to end, unless the leader is critical and
+    /// lives: then it is the last that is heard.
+    fn order(&mut self) -> Order {
+        if self.deaf {
+            return Order::None;
+        }
+        let (order, death) = self.order_or_death();
+        if !death || !self.plan.leader.critical {
+            return order;
+        }
+        self.deaf = true;
+        // Nobody is left to say what becomes of what the leader left running; it lives on.
+        if self.leader_status.is_some() { Order::Release } else { Order::None }
+    }
+
+    fn order_or_death(&self) -> (Order, bool) {
         let mut fds = [self.plan.control, self.plan.guardian].map(|fd| libc::pollfd {
             fd,
             events: libc::POLLIN,
@@ -395,24 +415,25 @@ impl Keep<'_> {
         });
         // SAFETY: two valid pollfd.
         if unsafe { libc::poll(fds.as_mut_ptr(), 2, 0) } <= 0 {
-            return Order::None;
+            return (Order::None, false);
         }
         let default = u64::try_from(DEFAULT_GRACE.as_millis()).unwrap_or(0);
         if fds[1].revents != 0 {
-            return Order::End(default);
+            return (Order::End(default), true);
         }
         let mut record = [0u8; RECORD];
         // SAFETY: bounded by the buffer; poll said that it does not wait.
         let got = unsafe { libc::read(self.plan.control, record.as_mut_ptr().cast(), RECORD) };
         if got != RECORD as isize {
-            return Order::End(default);
+            return (Order::End(default), true);
         }
         let word =
             |at: usize| u32::from_ne_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]);
-        match word(0) {
+        let order = match word(0) {
             ORDER_RELEASE => Order::Release,
             _ => Order::End(u64::from(word(4))),
-        }
+        };
+        (order, false)
     }
 
     /// Ends everything below this process; how many processes could not be ended.
@@ -493,7 +514,7 @@ impl Keep<'_> {
         }
     }
 
-    fn order_if_server_lives(&self) -> Option<Order> {
+    fn order_if_server_lives(&mut self) -> Option<Order> {
         let mut control = libc::pollfd { fd: self.plan.control, events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid pollfd.
         let ready = unsafe { libc::poll(&raw mut control, 1, 0) };
@@ -538,7 +559,9 @@ unsafe fn become_leader(plan: &Plan<'_>, keeper: pid_t) -> ! {
     // SAFETY: system calls on this process alone, with pointers that the server allocated before the fork.
     unsafe {
         // The second line of defence, should the keeper be killed; lost by design across setuid programs.
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        if !plan.leader.critical {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        }
         if libc::getppid() != keeper {
             exit(1);
         }
