@@ -13,7 +13,7 @@ use sortie_client::session::{Canceller, InputWriter};
 use sortie_client::{CommandOptions, Error, Session};
 
 use crate::fleet::{self, Task};
-use crate::options::{Connection, Hosts, Run};
+use crate::options::{Becoming, Connection, Hosts, Run};
 use crate::outcome::Outcome;
 use crate::place::{Base, Host};
 use crate::report::{Done, Event, Failure};
@@ -28,6 +28,8 @@ pub(crate) struct Arguments {
     how: How,
     #[command(flatten)]
     run: Run,
+    #[command(flatten)]
+    becoming: Becoming,
     #[command(flatten)]
     connection: Connection,
     /// The program and its arguments
@@ -56,8 +58,8 @@ pub(crate) struct How {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
-    let Arguments { hosts, how, run, connection, argv } = arguments;
-    run_argv(&hosts, how, &run, &connection, argv).await
+    let Arguments { hosts, how, run, becoming, connection, argv } = arguments;
+    run_argv(&hosts, how, &run, &becoming, &connection, argv).await
 }
 
 /// What is to be done on every host.
@@ -81,6 +83,7 @@ pub(crate) async fn run_argv(
     hosts: &Hosts,
     how: How,
     run: &Run,
+    becoming: &Becoming,
     connection: &Connection,
     argv: Vec<OsString>,
 ) -> anyhow::Result<i32> {
@@ -101,7 +104,12 @@ pub(crate) async fn run_argv(
     if !matches!(input, Input::Nothing) {
         exec = exec.stdin_from_input();
     }
-    let options = CommandOptions { timeout: run.timeout, check: how.check, ..CommandOptions::default() };
+    let options = CommandOptions {
+        timeout: run.timeout,
+        check: how.check,
+        r#become: becoming.whom()?,
+        ..CommandOptions::default()
+    };
     let plan = Arc::new(Plan { exec, options, input });
     fleet::run(&base, &hosts, run, |task| on_host(task, Arc::clone(&plan))).await
 }

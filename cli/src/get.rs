@@ -16,7 +16,7 @@ use sortie_client::{CommandOptions, Error, Session};
 use tempfile::NamedTempFile;
 
 use crate::fleet::{self, Task};
-use crate::options::{Connection, Hosts, Run};
+use crate::options::{Becoming, Connection, Hosts, Run};
 use crate::outcome::{Outcome, usage};
 use crate::place::{Base, Host};
 use crate::report::{Done, Event, Failure};
@@ -35,6 +35,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     run: Run,
     #[command(flatten)]
+    becoming: Becoming,
+    #[command(flatten)]
     connection: Connection,
     /// The file to fetch. Relative paths begin at the login's directory
     #[arg(value_name = "REMOTE")]
@@ -52,16 +54,17 @@ enum Goal {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
-    let Arguments { hosts, run, connection, file: remote, goal: local } = arguments;
+    let Arguments { hosts, run, becoming, connection, file: remote, goal: local } = arguments;
     let hosts = Host::all(&hosts)?;
     let base = Base::new(&connection, run.ttl())?;
     let labels: Vec<&str> = hosts.iter().map(|host| &*host.label).collect();
     let goals = goals(&labels, &remote, &local)?;
-    let timeout = run.timeout;
+    let options =
+        CommandOptions { timeout: run.timeout, r#become: becoming.whom()?, ..CommandOptions::default() };
     fleet::run(&base, &hosts, &run, |task| {
         let at = labels.iter().position(|label| *label == &*task.host);
         let goal = at.and_then(|at| goals.get(at)).cloned().unwrap_or(Goal::Stdout);
-        on_host(task, remote.clone(), goal, timeout)
+        on_host(task, remote.clone(), goal, options.clone())
     })
     .await
 }
@@ -113,8 +116,8 @@ fn goals(hosts: &[&str], remote: &str, local: &Path) -> anyhow::Result<Vec<Goal>
     }
 }
 
-async fn on_host(task: Task, remote: String, goal: Goal, timeout: Duration) -> Outcome {
-    let fetched = match task.unless_stopped(fetch(&task, &remote, &goal, timeout)).await {
+async fn on_host(task: Task, remote: String, goal: Goal, options: CommandOptions) -> Outcome {
+    let fetched = match task.unless_stopped(fetch(&task, &remote, &goal, options)).await {
         Ok(fetched) => fetched,
         Err(interrupted) => return interrupted,
     };
@@ -143,8 +146,7 @@ impl From<Error> for Failed {
     }
 }
 
-async fn fetch(task: &Task, remote: &str, goal: &Goal, timeout: Duration) -> Result<(), Failed> {
-    let options = CommandOptions { timeout, ..CommandOptions::default() };
+async fn fetch(task: &Task, remote: &str, goal: &Goal, options: CommandOptions) -> Result<(), Failed> {
     let mut opening = task.client.open(Arc::clone(&task.transport));
     let ask = FileRead { max_bytes: PIECE.cast_signed(), ..FileRead::new(remote) };
     let first = opening.start(&ask, options.clone())?;

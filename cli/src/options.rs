@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::words;
+use sortie_client::CommandOptions;
+use sortie_client::protocol::message::{Become, BecomeMethod};
+
+use crate::{secrets, words};
 
 /// Which hosts.
 #[derive(clap::Args, Debug)]
@@ -124,4 +127,77 @@ impl Run {
     pub(crate) fn ttl(&self) -> Duration {
         self.ttl.unwrap_or_else(|| Duration::from_secs(600).max(self.timeout + Duration::from_secs(60)))
     }
+}
+
+/// Whether really. For verbs that change things.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Preview {
+    /// Change nothing, say what would change
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Show how contents differ
+    #[arg(long)]
+    pub(crate) diff: bool,
+}
+
+/// As whom. For verbs that run commands on hosts.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Becoming another user")]
+pub(crate) struct Becoming {
+    /// Do it as this user; --become alone means root
+    #[arg(long, value_name = "USER", num_args = 0..=1, require_equals = true, default_missing_value = "root")]
+    r#become: Option<String>,
+    /// Become it by this program
+    #[arg(long, value_name = "PROGRAM", default_value = "sudo", requires = "become")]
+    become_method: Method,
+    /// Ask once for the password that the program wants, and use it on every host
+    #[arg(long, requires = "become", conflicts_with_all = ["batch", "become_pass_file"])]
+    ask_become_pass: bool,
+    /// Take that password from the first line of this file, which nobody else may read; <(…) works
+    #[arg(long, value_name = "FILE", requires = "become")]
+    become_pass_file: Option<PathBuf>,
+}
+
+#[derive(clap::ValueEnum, Debug, Clone, Copy)]
+enum Method {
+    Sudo,
+    Doas,
+    Su,
+}
+
+impl Becoming {
+    /// Whom to become, if anybody; asks for the password right away, so call it once for all hosts.
+    pub(crate) fn whom(&self) -> anyhow::Result<Option<Become>> {
+        let Some(user) = self.r#become.clone() else { return Ok(None) };
+        let method = match self.become_method {
+            Method::Sudo => BecomeMethod::Sudo,
+            Method::Doas => BecomeMethod::Doas,
+            Method::Su => BecomeMethod::Su,
+        };
+        let password = match &self.become_pass_file {
+            Some(file) => Some(secrets::read_file(file)?),
+            None if self.ask_become_pass => {
+                Some(secrets::ask_once("--ask-become-pass", "Become password: ")?)
+            }
+            None => None,
+        };
+        let password =
+            password.map(|secret| sortie_client::protocol::Secret::new(secret.expose().to_owned()));
+        Ok(Some(Become { user, method, password }))
+    }
+}
+
+/// What every command of a verb that changes things is run with. Asks for the password of `--ask-become-pass`.
+pub(crate) fn command_options(
+    run: &Run,
+    preview: &Preview,
+    becoming: &Becoming,
+) -> anyhow::Result<CommandOptions> {
+    Ok(CommandOptions {
+        timeout: run.timeout,
+        check: preview.check,
+        diff: preview.diff,
+        r#become: becoming.whom()?,
+        ..CommandOptions::default()
+    })
 }

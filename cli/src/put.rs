@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::exec::{Helper, cancel_when_stopped, finish};
 use crate::fleet::{self, Task};
-use crate::options::{Connection, Hosts, Run};
+use crate::options::{Becoming, Connection, Hosts, Preview, Run, command_options};
 use crate::outcome::{Outcome, usage};
 use crate::place::{Base, Host};
 use crate::report::{Done, Event, Failure};
@@ -55,17 +55,15 @@ pub(crate) struct Arguments {
     /// A program on the host that must accept the new file first; %s is its path, as in 'visudo -cf %s'
     #[arg(long, value_name = "COMMAND", value_parser = validator)]
     validate: Option<Validator>,
-    /// Change nothing, say what would change
-    #[arg(long)]
-    check: bool,
-    /// Show how the content differs
-    #[arg(long)]
-    diff: bool,
+    #[command(flatten)]
+    preview: Preview,
     /// Keep the content out of differences and messages
     #[arg(long)]
     sensitive: bool,
     #[command(flatten)]
     run: Run,
+    #[command(flatten)]
+    becoming: Becoming,
     #[command(flatten)]
     connection: Connection,
     /// The file to send; - for standard input
@@ -140,12 +138,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
         write.content_from = Some(From::Input);
         Some(content)
     };
-    let options = CommandOptions {
-        timeout: arguments.run.timeout,
-        check: arguments.check,
-        diff: arguments.diff,
-        ..CommandOptions::default()
-    };
+    let options = command_options(&arguments.run, &arguments.preview, &arguments.becoming)?;
     let plan = Arc::new(Plan { write, options, content });
     fleet::run(&base, &hosts, &arguments.run, |task| on_host(task, Arc::clone(&plan))).await
 }

@@ -35,10 +35,7 @@ impl Keyring {
         let from_file = |file: &Option<PathBuf>| file.as_deref().map(read_file).transpose();
         let mut password = from_file(&options.password_file)?;
         if options.ask_pass {
-            password = Some(
-                ask("Password: ", false)
-                    .ok_or_else(|| usage("--ask-pass: there is no terminal to ask at"))?,
-            );
+            password = Some(ask_once("--ask-pass", "Password: ")?);
         }
         Ok(Self {
             password,
@@ -94,8 +91,14 @@ impl Secrets for Keyring {
     }
 }
 
+/// Asks at the terminal because `flag` says so.
+pub(crate) fn ask_once(flag: &str, text: &str) -> anyhow::Result<Secret> {
+    ask(text, false)
+        .ok_or_else(|| usage(format!("{flag}: there is no terminal to ask at, or nothing was typed")))
+}
+
 /// The first line of a file.
-fn read_file(path: &Path) -> anyhow::Result<Secret> {
+pub(crate) fn read_file(path: &Path) -> anyhow::Result<Secret> {
     let fail = |why: String| usage(format!("{}: {why}", path.display()));
     let file = File::open(path).map_err(|error| fail(format!("cannot be read: {error}")))?;
     let metadata = file.metadata().map_err(|error| fail(error.to_string()))?;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use crate::exec;
-use crate::options::{Connection, Hosts, Run};
+use crate::options::{Becoming, Connection, Hosts, Run};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -14,6 +14,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     run: Run,
     #[command(flatten)]
+    becoming: Becoming,
+    #[command(flatten)]
     connection: Connection,
     /// The line, in quotes
     #[arg(value_name = "LINE")]
@@ -21,6 +23,6 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
-    let Arguments { hosts, how, run, connection, line } = arguments;
-    exec::run_argv(&hosts, how, &run, &connection, vec!["/bin/sh".into(), "-c".into(), line]).await
+    let Arguments { hosts, how, run, becoming, connection, line } = arguments;
+    exec::run_argv(&hosts, how, &run, &becoming, &connection, vec!["/bin/sh".into(), "-c".into(), line]).await
 }
