@@ -24,8 +24,9 @@ use crate::sys::keeper::{DEFAULT_GRACE, Keeper, Leader, Report, StartStep, Stdio
 /// How long output is waited for after the program exited, while a descendant holds it open.
 const LEAK_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Bytes read at a time.
+/// Bytes read at a time, once a program turns out to print that much.
 const CHUNK: usize = 64 * 1024;
+const FIRST_CHUNK: usize = 4 * 1024;
 
 /// What a pipe is asked to hold, so that the program and this loop take turns less often.
 const PIPE_BYTES: i32 = 256 * 1024;
@@ -116,7 +117,6 @@ pub(crate) fn run(
     };
     let (stdout, stdout_write) = fd::pipe().map_err(setup)?;
     let (stderr, stderr_write) = fd::pipe().map_err(setup)?;
-    fd::widen_pipe(&stdout, PIPE_BYTES);
     for read_end in [&stdout, &stderr] {
         fd::set_nonblocking(read_end).map_err(setup)?;
     }
@@ -141,7 +141,7 @@ pub(crate) fn run(
         inline_written: 0,
         frames,
         outputs: [(Stream::Stdout, Some(stdout)), (Stream::Stderr, Some(stderr))],
-        buffer: vec![0; CHUNK],
+        buffer: vec![0; FIRST_CHUNK],
         exit: None,
         drain: None,
         released: false,
@@ -431,7 +431,7 @@ impl Pump<'_> {
 
     /// Reads once; whether anything came.
     fn read_output(&mut self, at: usize) -> bool {
-        let room = self.room(at).min(CHUNK);
+        let room = self.room(at).min(self.buffer.len());
         if room == 0 {
             // The other stream has used up the window since it was asked; a read of nothing would look like the end.
             return false;
@@ -448,6 +448,11 @@ impl Pump<'_> {
                     drain.owed[at] = drain.owed[at].saturating_sub(count as u64);
                 }
                 self.consumer.take(*stream, &self.buffer[..count]);
+                if count == self.buffer.len() && count < CHUNK {
+                    // More than a little: worth larger pieces on both ends.
+                    fd::widen_pipe(&*fd, PIPE_BYTES);
+                    self.buffer.resize(CHUNK, 0);
+                }
                 true
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,

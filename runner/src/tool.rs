@@ -117,7 +117,7 @@ impl Tool {
         for (name, value) in &self.env {
             env.push(text(&format!("{name}={value}"))?);
         }
-        Ok(Leader { candidates, argv, env, critical, ..Leader::default() })
+        Ok(Leader { candidates, argv, env: Some(env), critical, ..Leader::default() })
     }
 }
 

@@ -84,8 +84,11 @@ fn leader(params: &Exec) -> Result<Leader, Failure> {
     let argv = argv(params)?;
     let env = environment(params)?;
     let program = argv.first().map(CString::as_bytes).unwrap_or_default();
-    let path = env.get(OsStr::new("PATH")).map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
-    let candidates = process::candidates(program, path)?;
+    let path = match &env {
+        Some(env) => env.get(OsStr::new("PATH")).cloned(),
+        None => std::env::var_os("PATH"),
+    };
+    let candidates = process::candidates(program, path.as_deref().unwrap_or(OsStr::new(DEFAULT_PATH)))?;
     let limits = [
         (Limit::Cpu, params.limits.cpu_seconds),
         (Limit::Processes, params.limits.processes),
@@ -99,10 +102,7 @@ fn leader(params: &Exec) -> Result<Leader, Failure> {
     Ok(Leader {
         candidates,
         argv,
-        env: env
-            .into_iter()
-            .map(|(name, value)| c_string("env", [name.as_bytes(), b"=", value.as_bytes()].concat()))
-            .collect::<Result<_, _>>()?,
+        env: env.map(strings).transpose()?,
         work_dir: params
             .work_dir
             .as_ref()
@@ -141,7 +141,11 @@ fn argv(params: &Exec) -> Result<Vec<CString>, Failure> {
     strings.into_iter().map(|s| c_string("argument", s)).collect()
 }
 
-fn environment(params: &Exec) -> Result<BTreeMap<OsString, OsString>, Failure> {
+/// The environment, unless it is the runner's own.
+fn environment(params: &Exec) -> Result<Option<BTreeMap<OsString, OsString>>, Failure> {
+    if params.env.is_empty() && !params.clear_env {
+        return Ok(None);
+    }
     let inherited = if params.clear_env { None } else { Some(std::env::vars_os()) };
     let mut env: BTreeMap<OsString, OsString> = inherited.into_iter().flatten().collect();
     for (name, value) in &params.env {
@@ -150,7 +154,15 @@ fn environment(params: &Exec) -> Result<BTreeMap<OsString, OsString>, Failure> {
         }
         env.insert(name.into(), value.into());
     }
-    Ok(env)
+    Ok(Some(env))
+}
+
+/// An environment as programs take it.
+fn strings(env: BTreeMap<OsString, OsString>) -> Result<Vec<CString>, Failure> {
+    let string = |(name, value): (OsString, OsString)| {
+        c_string("env", [name.as_bytes(), b"=", value.as_bytes()].concat())
+    };
+    env.into_iter().map(string).collect()
 }
 
 /// Takes inline input out of the parameters: it may be as large as a frame.

@@ -8,9 +8,10 @@
 
 use std::ffi::CString;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use libc::{c_char, c_int, pid_t};
@@ -31,7 +32,8 @@ pub(crate) struct Leader {
     /// Paths to try in order, as execvp(3) would.
     pub(crate) candidates: Vec<CString>,
     pub(crate) argv: Vec<CString>,
-    pub(crate) env: Vec<CString>,
+    /// The whole environment; none for that of the runner, which costs nothing.
+    pub(crate) env: Option<Vec<CString>>,
     pub(crate) work_dir: Option<CString>,
     pub(crate) umask: Option<u32>,
     pub(crate) nice: Option<i32>,
@@ -90,35 +92,47 @@ pub(crate) struct Keeper {
     leader: SharedPid,
 }
 
-/// A number that keeper and server both see, without a word on the pipe.
+/// A number that keeper and server both see, without a word on the pipe. Taken from pages that are never given back, as
+/// mapping one for each command would cost more than the command's pipes.
 #[derive(Debug)]
 struct SharedPid(&'static AtomicI32);
 
+/// Numbers that nobody uses.
+static FREE_PIDS: Mutex<Vec<&'static AtomicI32>> = Mutex::new(Vec::new());
+
 impl SharedPid {
     fn new() -> io::Result<Self> {
-        // SAFETY: a new shared mapping touches nothing that exists.
-        let memory = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                size_of::<AtomicI32>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        if memory == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+        const NUMBERS: usize = 4096 / size_of::<AtomicI32>();
+        let mut free = FREE_PIDS.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.is_empty() {
+            // SAFETY: a new shared mapping touches nothing that exists.
+            let memory = unsafe {
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    size_of::<[AtomicI32; NUMBERS]>(),
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                    -1,
+                    0,
+                )
+            };
+            if memory == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            // SAFETY: page aligned, zeroed, of this length, and never unmapped.
+            let numbers: &'static [AtomicI32; NUMBERS] = unsafe { &*memory.cast() };
+            free.extend(numbers);
         }
-        // SAFETY: page aligned, zeroed, and unmapped only when this value is dropped.
-        Ok(Self(unsafe { &*memory.cast() }))
+        let number = free.pop().ok_or_else(|| io::Error::other("no shared number"))?;
+        number.store(0, Ordering::Relaxed);
+        Ok(Self(number))
     }
 }
 
 impl Drop for SharedPid {
     fn drop(&mut self) {
-        // SAFETY: mapped in `new` with this length; the reference is private to this value.
-        unsafe { libc::munmap(std::ptr::from_ref(self.0).cast_mut().cast(), size_of::<AtomicI32>()) };
+        // The keeper is reaped by then, or will never be heard of again: it stored its number when it began.
+        FREE_PIDS.lock().unwrap_or_else(PoisonError::into_inner).push(self.0);
     }
 }
 
@@ -163,7 +177,7 @@ impl Keeper {
         let plan = Plan {
             candidates: pointers(&leader.candidates),
             argv: pointers(&leader.argv),
-            env: pointers(&leader.env),
+            env: leader.env.as_deref().map(pointers),
             work_dir: leader.work_dir.as_ref().map_or(std::ptr::null(), |d| d.as_ptr()),
             leader,
             stdio: [&stdio.stdin, &stdio.stdout, &stdio.stderr].map(AsRawFd::as_raw_fd),
@@ -274,7 +288,7 @@ unsafe fn raw_fork() -> pid_t {
 struct Plan<'a> {
     candidates: Vec<*const c_char>,
     argv: Vec<*const c_char>,
-    env: Vec<*const c_char>,
+    env: Option<Vec<*const c_char>>,
     work_dir: *const c_char,
     leader: &'a Leader,
     stdio: [RawFd; 3],
@@ -283,6 +297,11 @@ struct Plan<'a> {
     guardian: RawFd,
     alive: RawFd,
     shared: &'a AtomicI32,
+}
+
+unsafe extern "C" {
+    /// The environment of this process, which the runner never changes.
+    static environ: *const *const c_char;
 }
 
 /// In the child: the whole life of a keeper.
@@ -527,7 +546,7 @@ impl Keep<'_> {
 fn start_leader(plan: &Plan<'_>, keeper: pid_t) -> pid_t {
     /// Its own, or it would overwrite the keeper's frames.
     #[repr(align(16))]
-    struct Stack([u8; 16 * 1024]);
+    struct Stack(MaybeUninit<[u8; 16 * 1024]>);
     extern "C" fn begin(argument: *mut libc::c_void) -> c_int {
         // SAFETY: made from this very tuple, which lives while the keeper waits; and this is just after a fork.
         unsafe {
@@ -535,13 +554,13 @@ fn start_leader(plan: &Plan<'_>, keeper: pid_t) -> pid_t {
             become_leader(plan, keeper)
         }
     }
-    let mut stack = Stack([0; 16 * 1024]);
+    let mut stack = Stack(MaybeUninit::uninit());
     let mut argument = (plan, keeper);
     // SAFETY: the top of a stack that grows down and lives until the keeper goes on, which CLONE_VFORK holds back. With
     // CLONE_VM but neither CLONE_FILES nor CLONE_FS nor CLONE_SIGHAND only memory is shared, and the child writes
     // nothing but its stack and errno.
     unsafe {
-        let top = stack.0.as_mut_ptr_range().end.cast();
+        let top = stack.0.as_mut_ptr().add(1).cast();
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         libc::clone(begin, top, flags, (&raw mut argument).cast())
     }
@@ -601,9 +620,13 @@ unsafe fn become_leader(plan: &Plan<'_>, keeper: pid_t) -> ! {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        let env = match &plan.env {
+            Some(env) => env.as_ptr(),
+            None => environ,
+        };
         let mut refused = None;
         for candidate in plan.candidates.iter().take_while(|c| !c.is_null()) {
-            libc::execve(*candidate, plan.argv.as_ptr(), plan.env.as_ptr());
+            libc::execve(*candidate, plan.argv.as_ptr(), env);
             match Errno::last() {
                 Errno::ENOENT | Errno::ENOTDIR => {}
                 // Goes on looking, as execvp(3) does, but remembers.
