@@ -19,6 +19,7 @@ mod pool;
 mod process;
 mod replace;
 mod server;
+mod sudoers;
 mod sys;
 mod tool;
 mod workers;

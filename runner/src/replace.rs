@@ -55,7 +55,11 @@ impl Replacement {
     /// An empty file beside `target`, for nobody but this user.
     pub(crate) fn begin(target: &Path) -> Result<Self, Failure> {
         let random = host::random_id().map_err(|error| Failure::io("no random number", &error))?;
-        let temporary = target.with_file_name(format!("{TEMPORARY}{random}"));
+        Self::begin_as(target, target.with_file_name(format!("{TEMPORARY}{random}")))
+    }
+
+    /// The same under a name that the caller chose, in the directory of `target`; nothing may be there.
+    pub(crate) fn begin_as(target: &Path, temporary: PathBuf) -> Result<Self, Failure> {
         let file = create_new(&temporary).map_err(|error| {
             Failure::io(format!("cannot make a file in the directory of {target:?}"), &error)
         })?;
@@ -114,7 +118,7 @@ fn create_new(path: &Path) -> io::Result<File> {
 }
 
 /// Makes names in the directory durable; file systems that cannot are passed over.
-fn sync_directory_of(path: &Path) -> Result<(), Failure> {
+pub(crate) fn sync_directory_of(path: &Path) -> Result<(), Failure> {
     let Some(directory) = directory_of(path) else { return Ok(()) };
     match File::open(directory).and_then(|directory| directory.sync_all()) {
         Err(error) if !matches!(error.raw_os_error(), Some(libc::EACCES | libc::EINVAL)) => Err(Failure::io(

@@ -20,6 +20,7 @@ mod content;
 mod exec;
 mod file_read;
 mod file_write;
+mod sudoers_ensure;
 
 macro_rules! handlers {
     ($($kind:ident => $module:ident;)*) => {
@@ -40,6 +41,7 @@ handlers! {
     Exec => exec;
     FileWrite => file_write;
     FileRead => file_read;
+    SudoersEnsure => sudoers_ensure;
 }
 
 /// Bytes of small frames that the peer has not read, beyond which it is told nothing of progress.
