@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+mod decode;
 mod describe;
 pub mod error;
 pub mod frame;
@@ -19,6 +20,7 @@ pub mod time;
 mod value;
 
 pub use command::{CommandSpec, CommandType};
+pub use decode::{Decode, Invalid, decode};
 pub use describe::describe;
 pub use error::{ErrorClass, ErrorCode};
 pub use frame::{FRAME_LIMIT, FrameDecoder, Line};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::command::CommandType;
+use crate::decode::{Invalid, Slot, decode, fields, read, words};
 use crate::describe::describe;
 use crate::error::{ErrorClass, ErrorCode};
 use crate::text::{Encoding, Stream};
@@ -174,7 +175,7 @@ impl fmt::Debug for CommandMessage {
 }
 
 /// Whom to become for a command, and how.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Become {
     /// User to become.
@@ -186,18 +187,23 @@ pub struct Become {
     pub password: Option<Secret>,
 }
 
+fields!(Become { user, method; password });
+
 /// The program that changes the user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum BecomeMethod {
     /// sudo(8), sudo-rs too.
+    #[default]
     Sudo,
     /// doas(1).
     Doas,
     /// su(1).
     Su,
 }
+
+words!(BecomeMethod { Sudo = "sudo", Doas = "doas", Su = "su" });
 
 /// EVENT: something happened in a command that runs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -378,6 +384,8 @@ pub struct Input {
     pub eof: bool,
 }
 
+fields!(Input { command_id; data, encoding, eof });
+
 impl fmt::Debug for Input {
     /// The data stays out: it may hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -386,7 +394,7 @@ impl fmt::Debug for Input {
 }
 
 /// CREDIT: so many more bytes may be sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Credit {
     /// Which command.
@@ -396,6 +404,8 @@ pub struct Credit {
     /// How many bytes more.
     pub bytes: u64,
 }
+
+fields!(Credit { command_id, stream, bytes; });
 
 /// CANCEL: end a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -408,6 +418,8 @@ pub struct Cancel {
     pub grace: Option<u64>,
 }
 
+fields!(Cancel { command_id; grace });
+
 /// PING and PONG.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -417,6 +429,8 @@ pub struct Ping {
     pub token: String,
 }
 
+fields!(Ping { ; token });
+
 /// CONFIRM: keep a change that would be rolled back otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -424,6 +438,8 @@ pub struct Confirm {
     /// Which command.
     pub command_id: String,
 }
+
+fields!(Confirm { command_id; });
 
 /// SHUTDOWN: accept no more, finish what was accepted, go.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -433,6 +449,8 @@ pub struct Shutdown {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace: Option<u64>,
 }
+
+fields!(Shutdown { ; grace });
 
 macro_rules! messages {
     ($(#[$doc:meta])* $name:ident { $($variant:ident($data:ty) = $wire:literal,)* }) => {
@@ -473,13 +491,6 @@ macro_rules! messages {
                 let written = self.write_to(timestamp, &mut line);
                 debug_assert!(written.is_ok());
                 line
-            }
-
-            fn from_data(kind: &str, data: &str) -> Option<Result<Self, serde_json::Error>> {
-                Some(match kind {
-                    $($wire => serde_json::from_str(data).map(Self::$variant),)*
-                    _ => return None,
-                })
             }
         }
     };
@@ -526,15 +537,14 @@ pub fn write_frame<W: Write>(
     writer.write_all(b"}\n")
 }
 
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Envelope<'a> {
-    #[serde(rename = "type")]
     kind: String,
-    #[serde(default)]
     timestamp: Option<String>,
-    #[serde(borrow, default)]
     data: Option<&'a RawValue>,
 }
+
+fields!(Envelope<'a> { kind = "type"; timestamp, data });
 
 /// Why a line is no message, as the ERROR that answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -562,10 +572,9 @@ impl fmt::Display for Rejected {
 impl std::error::Error for Rejected {}
 
 fn envelope(line: &[u8]) -> Result<Envelope<'_>, Rejected> {
-    let envelope: Envelope<'_> = serde_json::from_slice(line).map_err(|error| {
-        let text = String::from_utf8_lossy(&line[..line.len().min(4096)]);
-        Rejected::invalid(format!("not a frame: {}", describe(&text, &error)))
-    })?;
+    let not_a_frame = |error: &dyn fmt::Display| Rejected::invalid(format!("not a frame: {error}"));
+    let line = std::str::from_utf8(line).map_err(|error| not_a_frame(&error))?;
+    let envelope: Envelope<'_> = decode(line).map_err(|error| not_a_frame(&error))?;
     if let Some(timestamp) = &envelope.timestamp
         && !is_rfc3339(timestamp)
     {
@@ -580,13 +589,22 @@ impl RunnerMessage {
     /// # Errors
     /// [`Rejected`] when the line is no message of a runner.
     pub fn parse(line: &[u8]) -> Result<Self, Rejected> {
+        fn read<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, String> {
+            serde_json::from_str(data).map_err(|error| describe(data, &error))
+        }
         let envelope = envelope(line)?;
         let data = envelope.data.map_or("null", RawValue::get);
-        match Self::from_data(&envelope.kind, data) {
-            Some(Ok(message)) => Ok(message),
-            Some(Err(error)) => Err(refused(&envelope.kind, data, &error)),
-            None => Err(unknown_type(&envelope.kind, ControllerMessage::TYPES)),
-        }
+        let message = match envelope.kind.as_str() {
+            "READY" => read(data).map(Self::Ready),
+            "EVENT" => read(data).map(Self::Event),
+            "DONE" => read(data).map(Self::Done),
+            "ERROR" => read(data).map(Self::Error),
+            "EXIT" => read(data).map(Self::Exit),
+            "CREDIT" => read(data).map(Self::Credit),
+            "PONG" => read(data).map(Self::Pong),
+            other => return Err(unknown_type(other, ControllerMessage::TYPES)),
+        };
+        message.map_err(|error| refused(&envelope.kind, &error))
     }
 }
 
@@ -597,22 +615,25 @@ impl ControllerMessage {
     /// [`Rejected`] with what to answer when the line is no message of a controller.
     pub fn parse(line: &[u8]) -> Result<Self, Rejected> {
         let envelope = envelope(line)?;
-        if envelope.kind == "CMD" {
-            let data = envelope.data.ok_or_else(|| Rejected::invalid("CMD without data".into()))?;
-            return parse_command(data).map(Self::Command);
-        }
         // PING and SHUTDOWN have no field that must be there.
         let data = envelope.data.map_or("{}", RawValue::get);
-        match Self::from_data(&envelope.kind, data) {
-            Some(Ok(message)) => Ok(message),
-            Some(Err(error)) => Err(refused(&envelope.kind, data, &error)),
-            None => Err(unknown_type(&envelope.kind, RunnerMessage::TYPES)),
-        }
+        let message = match envelope.kind.as_str() {
+            "CMD" if envelope.data.is_none() => return Err(Rejected::invalid("CMD without data".into())),
+            "CMD" => return parse_command(data).map(Self::Command),
+            "INPUT" => decode(data).map(Self::Input),
+            "CREDIT" => decode(data).map(Self::Credit),
+            "CANCEL" => decode(data).map(Self::Cancel),
+            "PING" => decode(data).map(Self::Ping),
+            "CONFIRM" => decode(data).map(Self::Confirm),
+            "SHUTDOWN" => decode(data).map(Self::Shutdown),
+            other => return Err(unknown_type(other, RunnerMessage::TYPES)),
+        };
+        message.map_err(|error| refused(&envelope.kind, &error))
     }
 }
 
-fn refused(kind: &str, data: &str, error: &serde_json::Error) -> Rejected {
-    Rejected::invalid(format!("{kind} frame: {}", describe(data, error)))
+fn refused(kind: &str, error: &dyn fmt::Display) -> Rejected {
+    Rejected::invalid(format!("{kind} frame: {error}"))
 }
 
 fn unknown_type(kind: &str, other_direction: &[&str]) -> Rejected {
@@ -627,56 +648,68 @@ fn unknown_type(kind: &str, other_direction: &[&str]) -> Rejected {
     }
 }
 
-/// What a CMD must have, each optional so that the first thing missing can be named.
-#[derive(Deserialize)]
-struct CommandHead<'a> {
-    #[serde(default)]
-    id: Option<String>,
-    #[serde(rename = "type", default)]
-    kind: Option<String>,
-    #[serde(default)]
-    timeout: Option<i64>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    params: Option<&'a RawValue>,
+/// A CMD as it is read. What it must have is optional here, so that the first thing missing can be named.
+#[derive(Default)]
+pub(crate) struct CommandDraft<'a> {
+    id: String,
+    kind: String,
+    timeout: i64,
+    params: Params<'a>,
+    idempotency_key: String,
+    signature: String,
+    metadata: Strings,
+    check: bool,
+    diff: bool,
+    r#become: Option<Become>,
+    window: Option<u64>,
 }
 
-#[derive(Deserialize)]
-struct CommandId {
-    id: Option<String>,
+fields!(CommandDraft<'a> {
+    ;
+    id, kind = "type", timeout, params, idempotency_key, signature, metadata, check, diff, r#become = "become", window
+});
+
+/// Parameters as they stand in the frame; null, which the reference accepts, is not absent.
+#[derive(Default)]
+struct Params<'a>(Option<&'a RawValue>);
+
+impl<'a> Slot<'a> for Params<'a> {
+    fn put(&mut self, json: &'a RawValue) -> Result<(), Invalid> {
+        self.0 = Some(json);
+        Ok(())
+    }
 }
 
-/// A plain `Option` would make null, which the reference accepts, look absent.
-fn present<'de: 'a, 'a, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
-fn parse_command(data: &RawValue) -> Result<CommandMessage, Rejected> {
-    let head: CommandHead<'_> = serde_json::from_str(data.get()).map_err(|error| {
-        // So that whoever waits for the answer to that id gets it.
-        let id = serde_json::from_str::<CommandId>(data.get()).ok().and_then(|head| head.id);
-        Rejected { command_id: id.unwrap_or_default(), ..refused("CMD", data.get(), &error) }
-    })?;
-    let id = head.id.unwrap_or_default();
-    if id.is_empty() {
-        return Err(Rejected::invalid("command id is required".into()));
+fn parse_command(data: &str) -> Result<CommandMessage, Rejected> {
+    let mut draft = CommandDraft::default();
+    let read = read(&mut draft, data);
+    // With its id, so that whoever waits for the answer to that id gets it.
+    let rejected = |message| Rejected { command_id: draft.id.clone(), ..Rejected::invalid(message) };
+    if let Err(error) = read {
+        return Err(rejected(format!("CMD frame: {error}")));
     }
-    let rejected = |code, message| Rejected { code, command_id: id.clone(), message };
-    let kind = head.kind.unwrap_or_default();
-    if CommandType::from_name(&kind).is_none() {
-        let shown: String = kind.chars().take(40).collect();
-        return Err(rejected(ErrorCode::InvalidCmd, format!("unknown command type {shown:?}")));
+    if draft.id.is_empty() {
+        return Err(rejected("command id is required".into()));
     }
-    if head.timeout.unwrap_or(0) <= 0 {
-        return Err(rejected(
-            ErrorCode::InvalidCmd,
-            "timeout must be a whole number of seconds above 0".into(),
-        ));
-    }
-    if head.params.is_none() {
-        return Err(rejected(ErrorCode::InvalidCmd, "params are required".into()));
-    }
-    serde_json::from_str(data.get())
-        .map_err(|error| Rejected { command_id: id, ..refused("CMD", data.get(), &error) })
+    let Some(kind) = CommandType::from_name(&draft.kind) else {
+        let shown: String = draft.kind.chars().take(40).collect();
+        return Err(rejected(format!("unknown command type {shown:?}")));
+    };
+    let Some(timeout) = u64::try_from(draft.timeout).ok().filter(|seconds| *seconds > 0) else {
+        return Err(rejected("timeout must be a whole number of seconds above 0".into()));
+    };
+    let Some(params) = draft.params.0 else { return Err(rejected("params are required".into())) };
+    Ok(CommandMessage {
+        id: draft.id,
+        kind,
+        timeout,
+        params: params.to_owned(),
+        idempotency_key: draft.idempotency_key,
+        signature: draft.signature,
+        metadata: draft.metadata,
+        check: draft.check,
+        diff: draft.diff,
+        r#become: draft.r#become,
+        window: draft.window,
+    })
 }

@@ -5,6 +5,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use crate::decode::words;
+
 /// How a string field is to be read; absent means plain text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -14,18 +16,23 @@ pub enum Encoding {
     Base64,
 }
 
+words!(Encoding { Base64 = "base64" });
+
 /// A stream of a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Stream {
     /// Standard output.
+    #[default]
     Stdout,
     /// Standard error.
     Stderr,
     /// Standard input, or the content of a running `file_write`.
     Stdin,
 }
+
+words!(Stream { Stdout = "stdout", Stderr = "stderr", Stdin = "stdin" });
 
 /// Text as it is, or base64, by the rule of this module.
 #[must_use]

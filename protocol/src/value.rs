@@ -101,7 +101,7 @@ impl FromStr for Sha256Hex {
     }
 }
 
-/// A password: shown by neither `Debug` nor any error.
+/// A password, or content that may hold one: shown by neither `Debug` nor any error.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
@@ -118,6 +118,12 @@ impl Secret {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// As [`Self::expose`], without a copy: it may be as large as a frame.
+    #[must_use]
+    pub fn into_exposed(self) -> String {
+        self.0
     }
 }
 

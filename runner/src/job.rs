@@ -6,10 +6,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use sortie_protocol::message::CommandMessage;
-use sortie_protocol::{ErrorCode, describe};
+use sortie_protocol::{Decode, ErrorCode, command, decode};
 
 use crate::failure::Failure;
 use crate::idempotency::Identity;
@@ -115,20 +114,11 @@ impl Ending {
     }
 }
 
-/// The part of any params that says whether INPUT is announced.
-#[derive(Default, Deserialize)]
-struct Announcement {
-    #[serde(default)]
-    stdin_from: Option<serde::de::IgnoredAny>,
-    #[serde(default)]
-    content_from: Option<serde::de::IgnoredAny>,
-}
-
 /// Parameters as the command's type.
-pub(crate) fn parse<'a, T: Deserialize<'a>>(params: &'a RawValue) -> Result<T, Failure> {
+pub(crate) fn parse<'a, T: Decode<'a> + Default>(params: &'a RawValue) -> Result<T, Failure> {
     // The reference takes null for zero values.
     let text = if params.get() == "null" { "{}" } else { params.get() };
-    serde_json::from_str(text).map_err(|error| Failure::params(describe(text, &error)))
+    decode(text).map_err(|invalid| Failure::params(invalid.to_string()))
 }
 
 impl Job {
@@ -138,8 +128,7 @@ impl Job {
         identity: Option<Identity>,
     ) -> std::io::Result<Self> {
         let params = std::mem::replace(&mut command.params, RawValue::NULL.to_owned());
-        let announcement: Announcement = serde_json::from_str(params.get()).unwrap_or_default();
-        let size = params.get().len();
+        let (size, wants_input) = (params.get().len(), command::announces_input(&params));
         let state = State {
             params: Some(params),
             input_credit: STDIN_WINDOW,
@@ -149,7 +138,7 @@ impl Job {
         Ok(Self {
             serial,
             size,
-            wants_input: announcement.stdin_from.is_some() || announcement.content_from.is_some(),
+            wants_input,
             command,
             identity,
             wake: Wake::new()?,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::decode::{fields, words};
 use crate::text::Encoding;
 use crate::value::{Mode, Secret, empty_is_none, is_default, null_is_default};
 
@@ -53,7 +54,7 @@ pub struct Exec {
     pub stream_lines: bool,
     /// Standard input; absent means `/dev/null`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub stdin: Option<String>,
+    pub stdin: Option<Secret>,
     /// How `stdin` is to be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stdin_encoding: Option<Encoding>,
@@ -86,6 +87,13 @@ pub struct Exec {
     pub sudo_password: Option<Secret>,
 }
 
+fields!(Exec {
+    ;
+    command, args, argv, argv_encoding, work_dir, env, clear_env, shell, capture_out, capture_err, output_bytes,
+    stream_lines, stdin, stdin_encoding, stdin_from, umask, creates, removes, kill_leftovers, limits, no_new_privs,
+    use_sudo, sudo_password
+});
+
 /// Where data that is not inline comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -94,6 +102,8 @@ pub enum From {
     /// INPUT frames.
     Input,
 }
+
+words!(From { Input = "input" });
 
 /// Limits of a program. What is absent is not limited further than the login is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +126,8 @@ pub struct ExecLimits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open_files: Option<u64>,
 }
+
+fields!(ExecLimits { ; nice, cpu_seconds, memory_bytes, processes, open_files });
 
 /// Result of `exec`. A program that ran is DONE, whatever its exit code.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::decode::fields;
 use crate::text::Encoding;
 use crate::value::{is_default, null_is_default};
 
@@ -26,6 +27,8 @@ pub struct FileRead {
     #[serde(skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
     pub if_version: String,
 }
+
+fields!(FileRead { ; path, max_bytes, offset, if_version });
 
 /// Result of `file_read`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

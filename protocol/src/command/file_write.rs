@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::command::exec::From;
+use crate::decode::{Slot, fields};
 use crate::text::Encoding;
 use crate::value::{Mode, Secret, Sha256Hex, empty_is_none, is_default, null_is_default};
 
@@ -11,7 +12,7 @@ use crate::value::{Mode, Secret, Sha256Hex, empty_is_none, is_default, null_is_d
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schema", schemars(rename = "FileWrite", bound = "C: schemars::JsonSchema + Default"))]
 #[serde(default, bound(deserialize = "C: Deserialize<'de> + Default"))]
-pub struct FileWrite<C = Option<String>> {
+pub struct FileWrite<C = Option<Secret>> {
     /// Absolute path; missing parents are made, 0755.
     #[serde(deserialize_with = "null_is_default")]
     pub path: String,
@@ -58,6 +59,12 @@ pub struct FileWrite<C = Option<String>> {
     pub sudo_password: Option<Secret>,
 }
 
+fields!(FileWrite<C> where C: Slot<'a> {
+    ;
+    path, content, encoding, content_from, mode, owner, group, backup, create, no_follow, if_sha256, validate,
+    sensitive, use_sudo, sudo_password
+});
+
 /// Result of `file_write`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -90,7 +97,7 @@ impl FileWrite {
     #[must_use]
     pub fn content(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         let (text, encoding) = crate::text::encode(bytes.into());
-        self.content = Some(text);
+        self.content = Some(Secret::new(text));
         self.encoding = encoding;
         self
     }

@@ -2,6 +2,9 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::decode::{decode, fields};
 
 pub mod exec;
 pub mod file_read;
@@ -59,6 +62,16 @@ macro_rules! commands {
             type Result = $module::$result;
         })*
 
+        #[cfg(test)]
+        mod params_agree_with_serde {
+            $(
+                #[test]
+                fn $module() {
+                    crate::decode::tests::agrees::<super::$module::$params>();
+                }
+            )*
+        }
+
         /// Schemas of params and result of every command, by name.
         #[cfg(feature = "schema")]
         pub(crate) fn schemas(
@@ -81,6 +94,22 @@ commands! {
     ServiceReload, service_reload::ServiceReload -> ServiceReloadResult, "service_reload", "service.reload";
     SudoersEnsure, sudoers_ensure::SudoersEnsure -> SudoersEnsureResult, "sudoers_ensure", "sudoers.ensure";
     SshdHarden, sshd_harden::SshdHarden -> SshdHardenResult, "sshd_harden", "sshd.harden";
+}
+
+/// The part of any params that announces INPUT.
+#[derive(Default)]
+struct Announcement<'a> {
+    stdin_from: Option<&'a RawValue>,
+    content_from: Option<&'a RawValue>,
+}
+
+fields!(Announcement<'a> { ; stdin_from, content_from });
+
+/// Whether params, of whatever command, announce INPUT.
+#[must_use]
+pub fn announces_input(params: &RawValue) -> bool {
+    decode(params.get())
+        .is_ok_and(|found: Announcement<'_>| found.stdin_from.is_some() || found.content_from.is_some())
 }
 
 impl Serialize for CommandType {

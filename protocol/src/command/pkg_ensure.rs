@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::decode::fields;
 use crate::value::{is_default, null_is_default};
 
 /// Parameters of `pkg_ensure`.
@@ -31,6 +32,8 @@ pub struct PkgEnsure {
     #[serde(skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
     pub update_cache: bool,
 }
+
+fields!(PkgEnsure { ; name, names, version, state, manager, options, update_cache });
 
 /// Result of `pkg_ensure`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::decode::fields;
 use crate::value::null_is_default;
 
 /// Parameters of `service_reload`.
@@ -16,6 +17,8 @@ pub struct ServiceReload {
     #[serde(deserialize_with = "null_is_default")]
     pub action: String,
 }
+
+fields!(ServiceReload { ; name, action });
 
 /// Result of `service_reload`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::decode::fields;
 use crate::value::{is_default, null_is_default};
 
 /// Parameters of `sshd_harden`.
@@ -34,6 +35,11 @@ pub struct SshdHarden {
     #[serde(skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
     pub force: bool,
 }
+
+fields!(SshdHarden {
+    ;
+    disable_password_auth, disable_root_login, allow_users, port, test_connection, confirm, r#match = "match", force
+});
 
 /// Result of `sshd_harden`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::decode::fields;
 use crate::value::{Secret, is_default, null_is_default};
 
 /// Parameters of `sudoers_ensure`.
@@ -47,6 +48,11 @@ pub struct SudoersEnsure {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sudo_password: Option<Secret>,
 }
+
+fields!(SudoersEnsure {
+    ;
+    user, commands, no_passwd, state, runas_user, runas_group, host, setenv, noexec, wildcards, use_sudo, sudo_password
+});
 
 /// Result of `sudoers_ensure`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

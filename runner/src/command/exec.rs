@@ -171,7 +171,7 @@ fn input(params: &mut Exec) -> Result<Input, Failure> {
         (Some(_), Some(_)) => Err(Failure::params("stdin: not together with stdin_from")),
         (None, Some(_)) => Ok(Input::Frames),
         (None, None) => Ok(Input::Null),
-        (Some(stdin), None) => text::decode(stdin, params.stdin_encoding)
+        (Some(stdin), None) => text::decode(stdin.into_exposed(), params.stdin_encoding)
             .map(Input::Inline)
             .map_err(|error| Failure::params(format!("stdin: {error}"))),
     }
