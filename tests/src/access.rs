@@ -13,7 +13,9 @@ use crate::keys::KeyPair;
 /// What a client needs to log in.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// The port on 127.0.0.1.
+    /// The address: 127.0.0.1, unless the host is one of a lab.
+    pub address: Ipv4Addr,
+    /// The port there.
     pub port: u16,
     /// The user to log in as.
     pub user: String,
@@ -28,25 +30,27 @@ impl Access {
     /// Writes the files into `dir`.
     pub(crate) fn write(
         dir: &Path,
-        port: u16,
+        (address, port): (Ipv4Addr, u16),
         user: &str,
         key: &KeyPair,
         host_key: &KeyPair,
     ) -> Result<Self> {
         let identity = key.write(dir, "identity")?;
         let known_hosts = dir.join("known_hosts");
-        let access = Self { port, user: user.to_owned(), identity, known_hosts, host_key: host_key.clone() };
+        let access =
+            Self { address, port, user: user.to_owned(), identity, known_hosts, host_key: host_key.clone() };
         access.write_known_hosts()?;
         Ok(access)
     }
 
     fn write_known_hosts(&self) -> Result<()> {
-        Ok(fs::write(&self.known_hosts, self.host_key.known_hosts_line("127.0.0.1", self.port)? + "\n")?)
+        let line = self.host_key.known_hosts_line(&self.address.to_string(), self.port)?;
+        Ok(fs::write(&self.known_hosts, line + "\n")?)
     }
 
     /// The address to connect to.
     pub fn addr(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+        (self.address, self.port).into()
     }
 
     /// The key pair the host shows.
@@ -61,16 +65,22 @@ impl Access {
     /// When the file cannot be written.
     pub fn via(&self, port: u16) -> Result<Self> {
         let known_hosts = self.known_hosts.with_extension(port.to_string());
-        let access = Self { port, known_hosts, ..self.clone() };
+        let access = Self { address: Ipv4Addr::LOCALHOST, port, known_hosts, ..self.clone() };
         access.write_known_hosts()?;
         Ok(access)
+    }
+
+    /// The same host, key and files for another user.
+    pub fn for_user(&self, user: &str) -> Self {
+        Self { user: user.to_owned(), ..self.clone() }
     }
 
     /// The lines of an `ssh_config(5)` that say all this for the host alias `alias`.
     pub fn ssh_config(&self, alias: &str) -> String {
         format!(
-            "Host {alias}\n  HostName 127.0.0.1\n  Port {}\n  User {}\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
+            "Host {alias}\n  HostName {}\n  Port {}\n  User {}\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
              UserKnownHostsFile {}\n  GlobalKnownHostsFile none\n  StrictHostKeyChecking yes\n",
+            self.address,
             self.port,
             self.user,
             self.identity.display(),
@@ -93,7 +103,7 @@ impl Access {
         ]);
         command.arg("-o").arg(format!("UserKnownHostsFile={}", self.known_hosts.display()));
         command.arg("-i").arg(&self.identity).args(["-p", &self.port.to_string()]);
-        command.arg(format!("{}@127.0.0.1", self.user));
+        command.arg(format!("{}@{}", self.user, self.address));
         command.env_remove("SSH_AUTH_SOCK");
         command
     }

@@ -36,7 +36,7 @@ const fn program(name: &'static str, package: &'static str) -> Program {
     Program { name, package }
 }
 
-const TEST_PROGRAMS: [Program; 18] = [
+const TEST_PROGRAMS: [Program; 21] = [
     program("sshd", "openssh-server"),
     program("ssh", "openssh-client"),
     program("ssh-keygen", "openssh-client"),
@@ -55,6 +55,9 @@ const TEST_PROGRAMS: [Program; 18] = [
     program("setfacl", "acl"),
     program("setfattr", "attr"),
     program("ps", "procps"),
+    program("systemd-nspawn", "systemd-container"),
+    program("mmdebstrap", "mmdebstrap"),
+    program("nft", "nftables"),
 ];
 
 const EMULATORS: [Program; 3] = [

@@ -73,6 +73,12 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     }
     // Programs too: tests start them, and the runner of tests builds only those of a package with tests of its own.
     steps.step("building tests", || cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
+    // Else the first test of each kind of host would wait for minutes.
+    steps.step("images of hosts", || {
+        let mut command = process::command(workspace.target_dir.join("debug/sortie-testhost"));
+        command.arg("images").args(arguments.full.then_some("--full"));
+        process::run(&mut command)
+    })?;
     let times: Vec<String> =
         steps.0.iter().map(|(name, time)| format!("{name} {:.0} s", time.as_secs_f64())).collect();
     println!("passed: {}", times.join(", "));
@@ -92,7 +98,8 @@ fn tests(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     command.args(["run", "--locked", "--workspace"]).args(&arguments.filters);
     command.env("SORTIE_TEST_RUNNERS", workspace.test_runners_dir()).env("SORTIE_SKIP_LOG", &log.0);
     if arguments.full {
-        command.env("SORTIE_TEST_FULL", "1");
+        // The profile with the tests of every kind of host.
+        command.args(["--profile", "full"]).env("SORTIE_TEST_FULL", "1");
     }
     process::run(&mut command)?;
     log.judge(std::env::var("CI").is_ok_and(|value| value == "true"))

@@ -13,6 +13,7 @@ mod connection;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -176,7 +177,13 @@ impl Builder {
             Some(key) => key,
             None => KeyPair::generate()?,
         };
-        let access = Access::write(&files.path().join("client"), port, &self.user, &key, &host_key)?;
+        let access = Access::write(
+            &files.path().join("client"),
+            (Ipv4Addr::LOCALHOST, port),
+            &self.user,
+            &key,
+            &host_key,
+        )?;
         let mark = Mark::new();
         let config = Arc::new(server_config(&host_key, self.password.is_some()));
         let shared = Arc::new(Shared {

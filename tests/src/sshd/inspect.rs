@@ -177,7 +177,7 @@ fn namespace(pid: i32) -> Option<PathBuf> {
 }
 
 /// The pids of a process in all the namespaces it is seen in, outermost first.
-fn inner_pids(pid: i32) -> Option<Vec<i32>> {
+pub(crate) fn inner_pids(pid: i32) -> Option<Vec<i32>> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     line.split_ascii_whitespace().map(|pid| pid.parse().ok()).collect()

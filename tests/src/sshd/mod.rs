@@ -6,14 +6,14 @@
 //! so `MaxStartups` has no meaning here. The first process of the host, `sortie-testhost`, ends when the test does,
 //! however it ends, and the kernel ends the rest with it.
 
-mod inspect;
-mod shell;
+pub(crate) mod inspect;
+pub(crate) mod shell;
 pub mod spec;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
-use std::net::{Shutdown, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
@@ -231,7 +231,7 @@ impl Builder {
         };
         // From here on the helper removes it, so that it goes even if this process is killed.
         let scratch = tempfile::Builder::new().prefix("sortie-host-").tempdir()?;
-        let access = Access::write(scratch.path(), port, &self.user, &key, &host_key)?;
+        let access = Access::write(scratch.path(), (Ipv4Addr::LOCALHOST, port), &self.user, &key, &host_key)?;
         let spec = self.spec(scratch.path().to_owned(), &key, &host_key)?;
         let dirs = spec.dirs.iter().map(|dir| dir.path.clone()).collect();
         let system = spec.system;
@@ -428,7 +428,7 @@ impl Drop for Sshd {
 
 /// Where the helper program is: `SORTIE_TESTHOST`, or beside this executable or in the directory above, where cargo
 /// puts it for tests and for other programs of the workspace.
-fn helper() -> Result<PathBuf> {
+pub(crate) fn helper() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("SORTIE_TESTHOST") {
         return Ok(path.into());
     }

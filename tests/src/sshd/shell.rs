@@ -114,7 +114,7 @@ pub(super) fn noise(home: &str) -> Vec<File> {
 }
 
 /// The key in dropbear's own format: the type, then seed and public key as one string, lengths as in RFC 4251 §5.
-pub(super) fn dropbear_key(key: &KeyPair) -> Result<Vec<u8>> {
+pub(crate) fn dropbear_key(key: &KeyPair) -> Result<Vec<u8>> {
     let KeypairData::Ed25519(pair) = key.private().key_data() else { bail!("not an Ed25519 key") };
     let mut out = Vec::new();
     for field in [b"ssh-ed25519".as_slice(), &pair.to_bytes()] {

@@ -110,7 +110,7 @@ pub(crate) fn sortie(verb: &str) -> Sortie {
 
 /// How a host is named on the command line.
 pub(crate) fn name(access: &Access) -> String {
-    format!("{}@127.0.0.1:{}", access.user, access.port)
+    format!("{}@{}", access.user, access.addr())
 }
 
 /// `sortie VERB -H HOST` with all that a login needs.

@@ -22,7 +22,7 @@ pub(crate) fn settings(access: &Access) -> SshSettings {
 }
 
 pub(crate) fn target(access: &Access) -> Result<Target> {
-    Ok(Target::parse(&format!("{}@127.0.0.1:{}", access.user, access.port))?)
+    Ok(Target::parse(&format!("{}@{}", access.user, access.addr()))?)
 }
 
 pub(crate) fn builder(access: &Access) -> Result<ClientBuilder> {

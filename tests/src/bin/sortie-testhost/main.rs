@@ -1,7 +1,16 @@
-//! The first process of a test host: makes the host's namespaces and root file system as the test says, starts its SSH
-//! server for each connection, and ends with the test. Only `sortie_tests::sshd` starts it: standard input is the
-//! listening socket, standard output the control socket to the test, standard error the host's log.
+//! The test kit's helper program; only the kit and `cargo xtask` start it. Without arguments it is the first process of a
+//! `sortie_tests::sshd` host: makes the host's namespaces and root file system as the test says, starts its SSH server
+//! for each connection, and ends with the test. Standard input is the listening socket, standard output the control
+//! socket to the test, standard error the host's log.
+//!
+//! - `lab`: holds a `sortie_tests::host` lab; standard input is the control socket, standard error the lab's log.
+//! - `sweep NAME`: removes the control group of a lab whose holder was killed.
+//! - `images [--full]`: builds the images of the kinds of hosts, so that no test waits for that.
 
+mod cgroup;
+mod images;
+mod lab;
+mod machine;
 mod root;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -10,7 +19,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -23,7 +32,17 @@ use sortie_tests::sshd::spec::Spec;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 fn main() -> ExitCode {
-    match start() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let ended = match arguments.as_slice() {
+        [] => start(),
+        ["lab"] => start_lab(),
+        ["sweep", name] => cgroup::mount_own().map(|()| cgroup::remove(name)),
+        ["images"] => images::build(false),
+        ["images", "--full"] => images::build(true),
+        _ => Err(anyhow!("no such task: {arguments:?}")),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sortie-testhost: {error:#}");
@@ -32,8 +51,13 @@ fn main() -> ExitCode {
     }
 }
 
+fn start_lab() -> Result<()> {
+    // SAFETY: nothing else in this process owns this descriptor; it is used by nothing else from here on.
+    let control = unsafe { OwnedFd::from_raw_fd(0) };
+    lab::run(UnixStream::from(control))
+}
+
 fn start() -> Result<()> {
-    ensure!(std::env::args_os().len() == 1, "the test kit starts this program; it takes no arguments");
     // SAFETY: nothing else in this process owns these descriptors; they are used by nothing but these two from here on.
     let (listener, control) = unsafe { (OwnedFd::from_raw_fd(0), OwnedFd::from_raw_fd(1)) };
     let listener = TcpListener::from(listener);
@@ -47,7 +71,7 @@ fn start() -> Result<()> {
         Ok(None) => Ok(()),
         ended => {
             if let Err(error) = &ended {
-                let _ = say(&mut control, &format!("error {}", format!("{error:#}").replace('\n', " ")));
+                say_error(&mut control, error);
             }
             // The test may still use what is in there, or may have gone first.
             let _ = std::io::copy(&mut control, &mut std::io::sink());
@@ -69,8 +93,7 @@ fn hold(spec: &Spec, listener: TcpListener, control: &mut UnixStream) -> Result<
                 .context("prctl")
                 .and_then(|()| run_host(spec, &listener, control));
             if let Err(error) = ended {
-                let _ = say(control, &format!("error {}", format!("{error:#}").replace('\n', " ")));
-                eprintln!("sortie-testhost: {error:#}");
+                say_error(control, &error);
             }
             Ok(None)
         }
@@ -88,6 +111,12 @@ fn hold(spec: &Spec, listener: TcpListener, control: &mut UnixStream) -> Result<
 /// A line in one write: the helper and the host's first process speak at the same time.
 fn say(control: &mut UnixStream, line: &str) -> std::io::Result<()> {
     control.write_all(format!("{line}\n").as_bytes())
+}
+
+/// Tells the test what went wrong, and the log.
+fn say_error(control: &mut UnixStream, error: &anyhow::Error) {
+    let _ = say(control, &format!("error {}", format!("{error:#}").replace('\n', " ")));
+    eprintln!("sortie-testhost: {error:#}");
 }
 
 /// Pid 1 of the host. Returns when the test has closed the control socket; the kernel then ends all that is left.
