@@ -51,9 +51,10 @@ async fn row_1_ready_comes_first_and_names_the_commands_that_work() -> Result<()
     for key in ["version", "arch"] {
         assert!(ready[key].as_str().is_some_and(|text| !text.is_empty()), "{key}");
     }
-    let works =
-        json!({"exec": true, "file.read": true, "file.write": true, "file_read": true, "file_write": true});
-    assert_eq!(ready["capabilities"], works);
+    let works = ["exec", "file_read", "file_write", "sshd_harden", "sudoers_ensure"];
+    let both = works.iter().flat_map(|name| [(*name).to_owned(), name.replacen('_', ".", 1)]);
+    let works: serde_json::Map<String, Value> = both.map(|name| (name, true.into())).collect();
+    assert_eq!(ready["capabilities"], Value::Object(works));
     let sum = std::process::Command::new("sha256sum").arg(sortie_tests::runner::binary()?).output()?;
     let sum = String::from_utf8(sum.stdout)?;
     assert!(sum.starts_with(ready["sha256"].as_str().unwrap_or("none")), "{sum}");

@@ -20,6 +20,7 @@ mod content;
 mod exec;
 mod file_read;
 mod file_write;
+mod sshd_harden;
 mod sudoers_ensure;
 
 macro_rules! handlers {
@@ -42,6 +43,7 @@ handlers! {
     FileWrite => file_write;
     FileRead => file_read;
     SudoersEnsure => sudoers_ensure;
+    SshdHarden => sshd_harden;
 }
 
 /// Bytes of small frames that the peer has not read, beyond which it is told nothing of progress.

@@ -51,6 +51,40 @@ pub(crate) fn signal(pid: i32, signal: Signal) {
     let _ = nix::sys::signal::kill(Pid::from_raw(pid), signal);
 }
 
+/// Runs a line of shell to its end, with nothing to read and nobody to read what it says. No keeper: for what has to be done when
+/// there is none any more.
+///
+/// # Errors
+/// It could not be started. Its exit status is no error.
+pub(crate) fn run_shell(script: &std::ffi::CStr) -> io::Result<()> {
+    let arguments = [c"sh".as_ptr(), c"-c".as_ptr(), script.as_ptr(), std::ptr::null()];
+    let path = c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let environment = [path.as_ptr(), c"LC_ALL=C".as_ptr(), std::ptr::null()];
+    // SAFETY: there may be threads; the child does only what the next block does.
+    match unsafe { libc::fork() } {
+        // SAFETY: system calls alone, on memory that was there before the fork, and no return.
+        0 => unsafe {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+            // Standard input is /dev/null in both halves of the runner.
+            libc::dup2(0, 1);
+            libc::dup2(0, 2);
+            libc::setsid();
+            libc::execve(c"/bin/sh".as_ptr(), arguments.as_ptr(), environment.as_ptr());
+            libc::_exit(127)
+        },
+        child if child > 0 => loop {
+            match waitpid(Pid::from_raw(child), None) {
+                Err(nix::errno::Errno::EINTR) => {}
+                _ => return Ok(()),
+            }
+        },
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// A child that was reaped: its pid and exit status, 128 + n when signal n ended it.
 pub(crate) struct Reaped {
     pub(crate) pid: i32,
