@@ -2,6 +2,7 @@
 //!
 //! Start reads from here: arguments, self-deletion, the fork into guardian and server. Nothing here runs a command.
 
+#![cfg_attr(not(test), no_main)]
 // Until every command of the registry is there.
 #![allow(dead_code)]
 
@@ -26,42 +27,47 @@ mod sys;
 mod tool;
 mod workers;
 
-use std::io::Write;
+use std::ffi::OsString;
 use std::path::Path;
-use std::process::ExitCode;
 
 use options::Request;
+use sys::fd::{duplicate_stdio, write_all};
 
-fn main() -> ExitCode {
-    match options::parse(std::env::args_os().skip(1)) {
-        Ok(Request::Run(options)) => run(options),
-        Ok(Request::Version) => print(&format!("sortie-runner {}\n", env!("CARGO_PKG_VERSION"))),
+/// The whole program after its name; its exit status.
+fn run(arguments: Vec<OsString>) -> u8 {
+    match options::parse(arguments) {
+        Ok(Request::Run(options)) => start(options),
+        Ok(Request::Version) => print(concat!("sortie-runner ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Request::Help) => print(options::HELP),
         Err(error) => {
-            eprintln!("sortie-runner: {error}; --help lists the flags");
-            ExitCode::from(2)
+            complain(&format!("{error}; --help lists the flags"));
+            2
         }
     }
 }
 
-fn print(text: &str) -> ExitCode {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+fn print(text: &str) -> u8 {
+    let printed = duplicate_stdio(1).and_then(|stdout| write_all(&stdout, text.as_bytes()));
+    u8::from(printed.is_err())
 }
 
-fn run(options: options::Options) -> ExitCode {
+/// Says what is wrong on standard error, if there is one.
+fn complain(problem: &str) {
+    let text = format!("sortie-runner: {problem}\n");
+    let _ = duplicate_stdio(2).and_then(|stderr| write_all(&stderr, text.as_bytes()));
+}
+
+fn start(options: options::Options) -> u8 {
     let self_deleted = !options.keep && delete_self(options.directory.as_deref());
-    match guardian::split() {
-        Ok(guardian::Half::Guardian(status)) => ExitCode::from(status),
-        Ok(guardian::Half::Server(streams)) => ExitCode::from(server::serve(options, streams, self_deleted)),
-        Err(error) => {
-            eprintln!("sortie-runner: cannot start: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let served = match guardian::split() {
+        Ok(guardian::Half::Guardian(status)) => Ok(status),
+        Ok(guardian::Half::Server(streams)) => server::serve(options, streams, self_deleted),
+        Err(error) => Err(error),
+    };
+    served.unwrap_or_else(|error| {
+        complain(&format!("cannot start: {error}"));
+        1
+    })
 }
 
 /// Removes the runner's own file, and the directory it was put in; whether the file is gone. The running program does

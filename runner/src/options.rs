@@ -44,7 +44,7 @@ pub(crate) enum Request {
 }
 
 /// Reads the arguments after the program's name.
-pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, String> {
+pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Request, String> {
     let mut options = Options {
         ttl: Duration::from_secs(DEFAULT_TTL),
         lease: None,
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     fn parsed(arguments: &[&str]) -> Result<Request, String> {
-        parse(arguments.iter().map(OsString::from))
+        parse(arguments.iter().map(OsString::from).collect())
     }
 
     #[test]

@@ -15,6 +15,7 @@ use sortie_protocol::message::write_frame;
 use sortie_protocol::time::Timestamp;
 
 use crate::sys::fd::{self, Wake};
+use crate::sys::start;
 
 /// Bytes handed to one write(2) where a frame is longer than that.
 const CHUNK: usize = 128 * 1024;
@@ -63,10 +64,7 @@ impl Output {
             fd,
         });
         let writer = Arc::clone(&output);
-        std::thread::Builder::new()
-            .name("output".into())
-            .stack_size(64 * 1024)
-            .spawn(move || writer.write())?;
+        start::thread(c"output", 64 * 1024, Box::new(move || writer.write()))?;
         Ok(output)
     }
 
@@ -216,7 +214,7 @@ impl Output {
             state.writing = true;
             drop(state);
             self.room.notify_all();
-            if write_all(&self.fd, &bytes).is_err() {
+            if fd::write_all(&self.fd, &bytes).is_err() {
                 let mut state = self.lock();
                 *state = State { broken: true, ..State::default() };
                 drop(state);
@@ -258,22 +256,6 @@ impl Write for Chunks<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match fd::write(fd, bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            // The other end may have made the open file non-blocking (OpenSSH does so with sockets).
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let mut waiting = fd::Waiting::new();
-                waiting.writable(fd.as_fd());
-                waiting.wait(None)?;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// The present, for the envelope.

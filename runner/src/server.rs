@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -28,7 +27,7 @@ use crate::idempotency::{Idempotency, Identity, Outcome, Verdict};
 use crate::job::{Ending, Job, STDIN_WINDOW};
 use crate::locks::Locks;
 use crate::options::Options;
-use crate::output::Output;
+use crate::output::{Output, lock};
 use crate::pool::{MOST_CAPTURED, Pool};
 use crate::sys::fd::{self, Signals, Waiting, Wake};
 use crate::sys::host;
@@ -52,14 +51,8 @@ const STUCK_WITHOUT_PROCESSES: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Runs the session; the exit status.
-pub(crate) fn serve(options: Options, streams: Streams, self_deleted: bool) -> u8 {
-    match Server::start(options, streams, self_deleted) {
-        Ok(mut server) => server.run(),
-        Err(error) => {
-            eprintln!("sortie-runner: cannot start: {error}");
-            1
-        }
-    }
+pub(crate) fn serve(options: Options, streams: Streams, self_deleted: bool) -> io::Result<u8> {
+    Ok(Server::start(options, streams, self_deleted)?.run())
 }
 
 struct Server {
@@ -78,7 +71,7 @@ struct Server {
     queue: VecDeque<Arc<Job>>,
     workers: Workers,
     running: Vec<Running>,
-    finished: (Sender<Finished>, Receiver<Finished>),
+    endings: Arc<Endings>,
     next_serial: u64,
     commands_total: u64,
     started: Instant,
@@ -91,9 +84,17 @@ struct Running {
     deadline: Instant,
 }
 
-struct Finished {
-    serial: u64,
-    outcome: Outcome,
+/// Commands that ended, as their threads tell it: serials and outcomes.
+struct Endings {
+    told: Mutex<Vec<(u64, Outcome)>>,
+    wake: Arc<Wake>,
+}
+
+impl Endings {
+    fn tell(&self, serial: u64, outcome: Outcome) {
+        lock(&self.told).push((serial, outcome));
+        self.wake.wake();
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +125,7 @@ impl Server {
         let ready = ready(&options, streams.guardian)?;
         let output = Output::start(streams.output, Arc::clone(&wake))?;
         output.send(&RunnerMessage::Ready(Box::new(ready)));
+        let endings = Arc::new(Endings { told: Mutex::default(), wake: Arc::clone(&wake) });
         Ok(Self {
             options,
             self_deleted,
@@ -139,7 +141,7 @@ impl Server {
             queue: VecDeque::new(),
             workers: Workers::default(),
             running: Vec::new(),
-            finished: channel(),
+            endings,
             next_serial: 0,
             commands_total: 0,
             started: now,
@@ -297,11 +299,7 @@ impl Server {
                     if stuck && !running.job.is_past_return() && running.job.take_reply() {
                         let failure = ended.why.failure(&running.job.command).detail("stuck", "true");
                         self.output.send(&RunnerMessage::Error(failure.frame(&running.job.command.id)));
-                        let _ = self
-                            .finished
-                            .0
-                            .send(Finished { serial: running.job.serial, outcome: Outcome::Failed });
-                        self.wake.wake();
+                        self.endings.tell(running.job.serial, Outcome::Failed);
                     }
                 }
                 None => {}
@@ -547,10 +545,11 @@ impl Server {
                 Verdict::Replay(done) => {
                     let output = Arc::clone(&self.output);
                     // It may be large and then waits for the peer: not here.
-                    self.begin(&job, move || {
+                    let replay = move || {
                         output.send_bulk("DONE", &done, || true);
                         Outcome::Replayed
-                    });
+                    };
+                    self.begin(&job, Box::new(replay));
                 }
             }
             self.queue.remove(at);
@@ -566,25 +565,19 @@ impl Server {
             started: Instant::now(),
             held: Mutex::default(),
         };
-        self.begin(job, move || command::run(&context));
+        self.begin(job, Box::new(move || command::run(&context)));
     }
 
     /// Does `work` in a thread of its own, as the job.
-    fn begin(&mut self, job: &Arc<Job>, work: impl FnOnce() -> Outcome + Send + 'static) {
-        let (finished, wake, serial) = (self.finished.0.clone(), Arc::clone(&self.wake), job.serial);
-        let tell = move |outcome| {
-            // Fails only when the server is gone, and this process with it.
-            let _ = finished.send(Finished { serial, outcome });
-            wake.wake();
-        };
-        let (failed, done) = (tell.clone(), Arc::clone(job));
-        let started = self.workers.run(move || {
-            tell(work());
+    fn begin(&mut self, job: &Arc<Job>, work: Box<dyn FnOnce() -> Outcome + Send>) {
+        let (endings, done) = (Arc::clone(&self.endings), Arc::clone(job));
+        let whole = move || {
+            endings.tell(done.serial, work());
             done.reap_keepers();
-        });
-        if let Err(error) = started {
+        };
+        if let Err(error) = self.workers.run(Box::new(whole)) {
             self.refuse(&job.command.id, Failure::io("no thread for another command", &error));
-            failed(Outcome::Failed);
+            self.endings.tell(job.serial, Outcome::Failed);
         }
         // Held to what time can express; the time to live is what ends a session.
         let deadline = Instant::now() + Duration::from_secs(job.command.timeout).min(self.options.ttl * 2);
@@ -592,14 +585,14 @@ impl Server {
     }
 
     fn collect_finished(&mut self) {
-        while let Ok(finished) = self.finished.1.try_recv() {
-            let Some(at) = self.running.iter().position(|running| running.job.serial == finished.serial)
-            else {
+        let told = std::mem::take(&mut *lock(&self.endings.told));
+        for (serial, outcome) in told {
+            let Some(at) = self.running.iter().position(|running| running.job.serial == serial) else {
                 continue;
             };
             let running = self.running.swap_remove(at);
             if let Some(identity) = &running.job.identity {
-                self.idempotency.ended(identity, finished.outcome);
+                self.idempotency.ended(identity, outcome);
             }
         }
     }

@@ -1,10 +1,11 @@
 //! Threads for commands: a few that are done wait for the next, as starting one costs more than a short command.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::output::lock;
+use crate::sys::start;
 
 /// Stack of a command's thread; handlers keep large things elsewhere.
 const STACK: usize = 256 * 1024;
@@ -14,43 +15,56 @@ const MOST_IDLE: usize = 4;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-#[derive(Clone, Default)]
-pub(crate) struct Workers {
-    idle: Arc<Mutex<Vec<Sender<Work>>>>,
+#[derive(Default)]
+pub(crate) struct Workers(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something waits to be done.
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Threads that wait.
+    idle: usize,
+    /// Never more than `idle`: each is as good as begun.
+    waiting: VecDeque<Work>,
 }
 
 impl Workers {
     /// Does `work` in a thread of its own, at once.
-    pub(crate) fn run(&self, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let work: Work = Box::new(work);
-        let idle = lock(&self.idle).pop();
-        match idle {
-            // A thread that waits cannot be gone: it ends with the process.
-            Some(worker) => worker.send(work).map_err(|_| io::Error::other("a waiting thread is gone")),
-            None => {
-                let (sender, receiver) = channel();
-                let workers = self.clone();
-                let live = move || workers.live(work, &sender, &receiver);
-                std::thread::Builder::new().name("command".into()).stack_size(STACK).spawn(live)?;
-                Ok(())
-            }
+    pub(crate) fn run(&self, work: Work) -> io::Result<()> {
+        let mut state = lock(&self.0.state);
+        if state.idle > state.waiting.len() {
+            state.waiting.push_back(work);
+            self.0.work.notify_one();
+            return Ok(());
         }
+        drop(state);
+        let shared = Arc::clone(&self.0);
+        start::thread(c"command", STACK, Box::new(move || shared.live(work)))
     }
+}
 
-    fn live(&self, first: Work, own: &Sender<Work>, next: &Receiver<Work>) {
-        first();
+impl Shared {
+    /// The life of a thread, until there are enough others.
+    fn live(&self, mut work: Work) {
         loop {
-            {
-                let mut idle = lock(&self.idle);
-                if idle.len() >= MOST_IDLE {
-                    return;
+            work();
+            let mut state = lock(&self.state);
+            if state.idle >= MOST_IDLE {
+                return;
+            }
+            state.idle += 1;
+            work = loop {
+                if let Some(work) = state.waiting.pop_front() {
+                    break work;
                 }
-                idle.push(own.clone());
-            }
-            match next.recv() {
-                Ok(work) => work(),
-                Err(_) => return,
-            }
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            };
+            state.idle -= 1;
         }
     }
 }

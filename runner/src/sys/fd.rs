@@ -115,6 +115,23 @@ pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
+/// Writes all of `bytes`, waiting for the other end as long as it takes.
+pub(crate) fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match write(fd, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            // The other end may have made the open file non-blocking (OpenSSH does so with sockets).
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut waiting = Waiting::new();
+                waiting.writable(fd.as_fd());
+                waiting.wait(None)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// What to wait for, and what came.
 pub(crate) struct Waiting<'a> {
     fds: Vec<PollFd<'a>>,

@@ -7,4 +7,5 @@ pub(crate) mod file;
 pub(crate) mod host;
 pub(crate) mod keeper;
 pub(crate) mod process;
+pub(crate) mod start;
 mod tree;
