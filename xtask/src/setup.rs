@@ -2,7 +2,7 @@
 //! help. Quick where all is there. It never decides what a task does without something.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, anyhow, bail};
@@ -86,6 +86,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     if arguments.only != Some(For::Test) {
         missing.extend(for_dist(workspace)?);
     }
+    if arguments.only.is_none() {
+        missing.extend(for_hosts());
+    }
     if missing.is_empty() {
         println!("Everything is there.");
         return Ok(());
@@ -127,6 +130,40 @@ pub(crate) fn for_dist(workspace: &Workspace) -> Result<Missing> {
         );
     }
     Ok(missing)
+}
+
+/// What `cargo xtask test --full` needs beside [`for_tests`] and [`for_dist`]: a kernel that runs programs of another
+/// machine, for the host that is one.
+pub(crate) fn for_hosts() -> Missing {
+    if std::env::consts::ARCH == "aarch64" {
+        return Missing::new();
+    }
+    let mut missing = Apt::default().ensure(&EMULATORS[..1]);
+    if let Err(error) = register_emulator() {
+        missing.push(format!("hosts of aarch64 cannot be run: {error:#}"));
+    }
+    missing
+}
+
+/// Tells the kernel how to run programs of aarch64 (binfmt-misc.rst), until it is booted again. Debian's own entry, if
+/// there is one, has no flag C, without which sudo is no use; of two entries the kernel takes the newer.
+fn register_emulator() -> Result<()> {
+    const DIRECTORY: &str = "/proc/sys/fs/binfmt_misc";
+    const NAME: &str = "sortie-aarch64";
+    // An ELF header of class 64, little-endian, an executable or a shared object, machine 183.
+    const MAGIC: &str = r"\x7f\x45\x4c\x46\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00";
+    const MASK: &str = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff";
+    let directory = Path::new(DIRECTORY);
+    if directory.join(NAME).exists() {
+        return Ok(());
+    }
+    if !directory.join("register").exists() {
+        process::output(process::command("mount").args(["-t", "binfmt_misc", "binfmt_misc", DIRECTORY]))?;
+    }
+    let emulator = which("qemu-aarch64-static").ok_or_else(|| anyhow!("qemu-aarch64-static is missing"))?;
+    let entry = format!(":{NAME}:M::{MAGIC}:{MASK}:{}:OCF", emulator.display());
+    std::fs::write(directory.join("register"), entry)
+        .map_err(|error| anyhow!("writing {DIRECTORY}/register: {error}"))
 }
 
 /// Gives every target a way of being built: rustup's library for it, else a library source with zig or musl-tools.

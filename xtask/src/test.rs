@@ -63,6 +63,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     }
     steps.step("runner", || dist::make_for_tests(workspace))?;
     if arguments.full {
+        for thing in setup::for_hosts() {
+            eprintln!("{thing}");
+        }
         steps.step("setup for dist", || setup::for_dist(workspace))?;
         steps.step("runners of all machines", || dist::run(workspace, &dist::Arguments::default()))?;
     }

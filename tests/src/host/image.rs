@@ -94,24 +94,28 @@ fn require(recipe: &Recipe) -> Result<(), Missing> {
     }
     match recipe {
         Recipe::Debian(Debian { machine: Some("arm64"), .. }) if std::env::consts::ARCH != "aarch64" => {
-            require_emulator("qemu-aarch64")
+            require_emulator("aarch64")
         }
         _ => Ok(()),
     }
 }
 
 /// The kernel must start programs of the other machine by itself, and with the interpreter it opened when that was set
-/// up, as there is none in the image: flag F, and C and O for set-user-id programs, in binfmt_misc.rst.
-fn require_emulator(name: &str) -> Result<(), Missing> {
-    let path = Path::new("/proc/sys/fs/binfmt_misc").join(name);
-    let text = fs::read_to_string(&path).unwrap_or_default();
-    let flags = text.lines().find_map(|line| line.strip_prefix("flags: ")).unwrap_or_default();
-    if text.starts_with("enabled") && ['F', 'C', 'O'].iter().all(|flag| flags.contains(*flag)) {
+/// up, as there is none in the image: flag F; for set-user-id programs flag C too (binfmt-misc.rst).
+fn require_emulator(machine: &str) -> Result<(), Missing> {
+    let entries = fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().filter_map(Result::ok);
+    let fits = |text: String| {
+        let value = |key| text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+        let flags = value("flags: ");
+        text.starts_with("enabled")
+            && value("interpreter ").contains(machine)
+            && ['F', 'C'].iter().all(|flag| flags.contains(*flag))
+    };
+    if entries.filter_map(|entry| fs::read_to_string(entry.path()).ok()).any(fits) {
         return Ok(());
     }
     Err(Missing::NotHere(format!(
-        "needs {} with the flags F, C and O: cargo xtask setup --only full",
-        path.display()
+        "the kernel starts no programs of {machine} (binfmt_misc, flags F and C): cargo xtask setup"
     )))
 }
 

@@ -299,7 +299,7 @@ impl Builder {
         ensure!(!name.is_empty() && name.bytes().all(fits), "not a name for a host: {name:?}");
         let host_key = KeyPair::generate()?;
         let dir = self.shared.scratch.join(&name);
-        fs::create_dir(&dir)?;
+        fs::create_dir(&dir).with_context(|| format!("is there a host {name} in this lab already?"))?;
         let address = spec::address(index);
         let access = Access::write(&dir, (address, 22), "root", &self.shared.key, &host_key)?;
         let (mut files, removed) = self.kind.files(&name, &host_key)?;
@@ -377,10 +377,25 @@ impl Host {
     /// Turns it on and waits until its SSH server answers.
     ///
     /// # Errors
-    /// When it is on already, or does not come up.
+    /// When it is on already, or does not come up; the error has the end of its console then.
     pub async fn start(&self) -> Result<()> {
         self.shared.ask(&Request::Start(self.name.clone()))?;
-        self.wait_ssh().await
+        let events = self.cgroup().join("cgroup.events");
+        let ended = async {
+            while fs::read_to_string(&events).is_ok_and(|events| events.contains("populated 1")) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            up = self.wait_ssh() => up,
+            () = ended => bail!("{} has ended before it was up; {}", self.name, self.console_end()),
+        }
+    }
+
+    fn console_end(&self) -> String {
+        let console = self.console();
+        let lines: Vec<&str> = console.lines().collect();
+        format!("the end of its console:\n{}\n", lines[lines.len().saturating_sub(30)..].join("\n"))
     }
 
     /// Waits until its SSH server sends its banner.
@@ -393,12 +408,9 @@ impl Host {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        crate::within("the banner of its SSH server", come).await.with_context(|| {
-            let console = self.console();
-            let lines: Vec<&str> = console.lines().collect();
-            let end = lines[lines.len().saturating_sub(30)..].join("\n");
-            format!("{} is not up; the end of its console:\n{end}\n", self.name)
-        })
+        crate::within("the banner of its SSH server", come)
+            .await
+            .with_context(|| format!("{} is not up; {}", self.name, self.console_end()))
     }
 
     /// Whether its SSH server answers a connection with a banner (RFC 4253 §4.2) at once.
