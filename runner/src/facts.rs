@@ -77,7 +77,8 @@ fn memory() -> u64 {
     kibibytes.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-fn init() -> &'static str {
+/// The program that manages services: `systemd`, `openrc`, `runit`, `sysv` or `none`.
+pub(crate) fn init() -> &'static str {
     // sd_booted(3) looks for this very directory.
     if Path::new("/run/systemd/system").is_dir() {
         return "systemd";

@@ -13,7 +13,7 @@ use sortie_protocol::{Decode, ErrorCode, command, decode};
 use crate::failure::Failure;
 use crate::idempotency::Identity;
 use crate::output::lock;
-use crate::sys::fd::Wake;
+use crate::sys::fd::{Waiting, Wake};
 use crate::sys::keeper::Keeper;
 
 /// Bytes of INPUT that a command takes before the first CREDIT.
@@ -190,6 +190,17 @@ impl Job {
             Some(ended) => Err(ended.why.failure(&self.command)),
             None => Ok(()),
         }
+    }
+
+    /// Lets time pass; fails as soon as the command is being ended.
+    pub(crate) fn pause(&self, time: Duration) -> Result<(), Failure> {
+        let mut waiting = Waiting::new();
+        let wake = waiting.readable(self.wake.fd());
+        waiting.wait(Some(time)).map_err(|error| Failure::io("poll", &error))?;
+        if waiting.came(wake) {
+            self.wake.clear();
+        }
+        self.go_on()
     }
 
     /// Passes the point of no return, unless the command is being ended.

@@ -21,6 +21,7 @@ mod process;
 mod replace;
 mod rollback;
 mod server;
+mod service;
 mod sshd;
 mod sudoers;
 mod sys;

@@ -6,7 +6,7 @@
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sortie_protocol::{ErrorCode, Stream};
 
@@ -23,6 +23,9 @@ const ADMIN_PATH: &str = ":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/b
 /// Bytes kept of each stream: head and tail.
 const KEPT: u64 = 256 * 1024;
 
+/// How often the peer is told that a program is waited for.
+const TELL: Duration = Duration::from_secs(5);
+
 /// Longest line that is handed on, in bytes; the rest of a longer one is dropped.
 const LONGEST_LINE: usize = 4096;
 
@@ -32,6 +35,7 @@ pub(crate) struct Tool {
     args: Vec<String>,
     env: Vec<(&'static str, String)>,
     stdin: Option<Vec<u8>>,
+    waiting: Option<String>,
 }
 
 /// What a program did.
@@ -50,7 +54,7 @@ pub(crate) type TakeLine<'a> = &'a mut dyn FnMut(Stream, &[u8]);
 
 impl Tool {
     pub(crate) fn new(program: impl Into<String>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: Vec::new(), stdin: None }
+        Self { program: program.into(), args: Vec::new(), env: Vec::new(), stdin: None, waiting: None }
     }
 
     pub(crate) fn args<S: AsRef<str>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
@@ -69,6 +73,12 @@ impl Tool {
         self
     }
 
+    /// What the peer is told every few seconds while the program says nothing. Not for [`Self::critical`].
+    pub(crate) fn waiting(mut self, message: impl Into<String>) -> Self {
+        self.waiting = Some(message.into());
+        self
+    }
+
     /// Runs it to its end. What it leaves running lives on.
     ///
     /// # Errors
@@ -81,6 +91,7 @@ impl Tool {
     pub(crate) fn run_lines(mut self, context: &Context, take: TakeLine<'_>) -> Result<Ran, Failure> {
         let input = self.stdin.take().map_or(Input::Null, Input::Inline);
         let mut said = Said::new(context, take);
+        said.waiting = self.waiting.take().map(|message| (message, Instant::now() + TELL));
         let ended = process::run(&context.job, &self.leader(false)?, input, false, &mut said)?;
         Ok(said.ran(&ended))
     }
@@ -161,15 +172,18 @@ pub(crate) fn exists(program: &str) -> bool {
 
 /// Keeps what is said, and cuts it into lines.
 struct Said<'a> {
+    context: &'a Context,
+    /// What to say, and when the next time.
+    waiting: Option<(String, Instant)>,
     kept: [Capture; 2],
     line: [Vec<u8>; 2],
     take: TakeLine<'a>,
 }
 
 impl<'a> Said<'a> {
-    fn new(context: &Context, take: TakeLine<'a>) -> Self {
+    fn new(context: &'a Context, take: TakeLine<'a>) -> Self {
         let capture = || Capture::new(KEPT, &context.pool);
-        Self { kept: [capture(), capture()], line: Default::default(), take }
+        Self { context, waiting: None, kept: [capture(), capture()], line: Default::default(), take }
     }
 
     fn ran(self, ended: &Ended) -> Ran {
@@ -203,10 +217,15 @@ impl Consumer for Said<'_> {
     }
 
     fn patience(&self) -> Option<Instant> {
-        None
+        self.waiting.as_ref().map(|(_, at)| *at)
     }
 
-    fn quiet(&mut self) {}
+    fn quiet(&mut self) {
+        if let Some((message, at)) = &mut self.waiting {
+            *at = Instant::now() + TELL;
+            self.context.progress(message.clone(), None);
+        }
+    }
 
     fn input_used(&mut self, _: u64) {}
 }

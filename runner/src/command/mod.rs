@@ -20,6 +20,7 @@ mod content;
 mod exec;
 mod file_read;
 mod file_write;
+mod service_reload;
 mod sshd_harden;
 mod sudoers_ensure;
 
@@ -42,6 +43,7 @@ handlers! {
     Exec => exec;
     FileWrite => file_write;
     FileRead => file_read;
+    ServiceReload => service_reload;
     SudoersEnsure => sudoers_ensure;
     SshdHarden => sshd_harden;
 }

@@ -1,0 +1,56 @@
+//! OpenRC, by rc-service(8) and rc-update(8).
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use sortie_protocol::ErrorCode;
+
+use super::{Action, Unit, run};
+use crate::command::Context;
+use crate::failure::Failure;
+use crate::tool::{Ran, Tool};
+
+/// Each runlevel is a directory of links to scripts.
+const RUNLEVELS: &str = "/etc/runlevels";
+/// A link for each service that was started.
+const STARTED: &str = "/run/openrc/started";
+
+pub(super) fn look(context: &Context, name: &str) -> Result<Unit, Failure> {
+    if !Tool::new("rc-service").args(["--exists", name]).run(context)?.ok() {
+        let message = format!("the host has no service {name}; nothing was changed");
+        return Err(Failure::new(ErrorCode::NotFound, message));
+    }
+    let (active, sub) = match Tool::new("rc-service").args([name, "status"]).run(context)?.exit_code {
+        0 => ("active", "started"),
+        4 => ("deactivating", "stopping"),
+        8 => ("activating", "starting"),
+        16 => ("activating", "inactive"),
+        32 => ("failed", "crashed"),
+        _ => ("inactive", "stopped"),
+    };
+    let levels = fs::read_dir(RUNLEVELS).into_iter().flatten().flatten();
+    let started = fs::symlink_metadata(Path::new(STARTED).join(name));
+    Ok(Unit {
+        id: name.to_owned(),
+        active: active.to_owned(),
+        sub: sub.to_owned(),
+        enabled: levels.into_iter().any(|level| level.path().join(name).exists()),
+        // Whether a script can reload it says when it is asked to.
+        can_reload: true,
+        since: started.map_or_else(|_| String::new(), |link| format!("{} {}", link.ino(), link.ctime_nsec())),
+        ..Unit::default()
+    })
+}
+
+pub(super) fn change(context: &Context, action: Action, before: &Unit) -> Result<Ran, Failure> {
+    let name = before.id.as_str();
+    let service = |verb| Tool::new("rc-service").args([name, verb]);
+    match action {
+        Action::Enable => Tool::new("rc-update").args(["add", name, "default"]).run(context),
+        Action::Disable => Tool::new("rc-update").args(["--all", "del", name]).run(context),
+        // Nobody but this program would start what it has stopped.
+        Action::Restart | Action::TryRestart => service("restart").critical(context, &mut |_, _| ()),
+        _ => run(context, action, before, service(action.name())),
+    }
+}
