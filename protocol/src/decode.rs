@@ -198,7 +198,7 @@ pub(crate) fn read<'a>(object: &mut dyn Decode<'a>, json: &'a str) -> Result<(),
 }
 
 /// Calls `each` with name and value of every member of an object.
-fn members<'a>(json: &'a str, each: &mut dyn FnMut(&str, &'a RawValue)) -> Result<(), Invalid> {
+pub(crate) fn members<'a>(json: &'a str, each: &mut dyn FnMut(&str, &'a RawValue)) -> Result<(), Invalid> {
     struct Members<'a, 'o>(&'o mut dyn FnMut(&str, &'a RawValue));
     impl<'a> Visitor<'a> for Members<'a, '_> {
         type Value = ();

@@ -13,6 +13,7 @@ pub mod error;
 pub mod frame;
 pub mod message;
 pub mod output;
+pub mod passing;
 #[cfg(feature = "schema")]
 mod schema;
 pub mod text;

@@ -7,10 +7,10 @@ use sortie_protocol::ErrorCode;
 use sortie_protocol::message::{ErrorFrame, Strings};
 
 /// Boxed: every fallible function returns it, and moving its parts about is a thirtieth of the whole runner.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Failure(Box<Parts>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Parts {
     pub(crate) code: ErrorCode,
     pub(crate) message: String,

@@ -43,6 +43,8 @@ struct State {
     spent: Vec<Arc<Keeper>>,
     /// The change takes effect now: too late to end it.
     committed: bool,
+    /// Another runner runs it, and answers for its end.
+    forwarded: bool,
     /// Critical sections that it is in: an ending waits until it has left them all.
     critical: u32,
     replied: bool,
@@ -216,7 +218,16 @@ impl Job {
     /// Whether it must not be interrupted, but be waited for.
     pub(crate) fn is_past_return(&self) -> bool {
         let state = self.lock();
-        state.committed || state.critical > 0
+        state.committed || state.forwarded || state.critical > 0
+    }
+
+    /// From here on another runner runs it.
+    pub(crate) fn set_forwarded(&self) {
+        self.lock().forwarded = true;
+    }
+
+    pub(crate) fn is_forwarded(&self) -> bool {
+        self.lock().forwarded
     }
 
     pub(crate) fn is_critical(&self) -> bool {

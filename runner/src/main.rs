@@ -11,6 +11,7 @@ mod diff;
 mod facts;
 mod failure;
 mod guardian;
+mod hop;
 mod idempotency;
 mod job;
 mod locks;
@@ -25,6 +26,7 @@ mod service;
 mod sshd;
 mod sudoers;
 mod sys;
+mod syslog;
 mod tool;
 mod workers;
 

@@ -21,6 +21,7 @@ It is started by a client (see `sortie --help`), speaks the protocol of docs/PRO
   --lease SECONDS      end when nothing was heard for this long (1 to 604800, default: no lease)
   --concurrency N      run up to N commands at once (1 to 256, default: one after the other)
   --dir DIR            remove this directory too, once it is empty
+  --hop USER           a runner of USER started this one as another user: it ends with its standard input
   --keep               do not delete anything
   --version            print the version
   --help               print this
@@ -34,6 +35,8 @@ pub(crate) struct Options {
     pub(crate) concurrency: Option<u32>,
     pub(crate) directory: Option<PathBuf>,
     pub(crate) keep: bool,
+    /// The user whose runner started this one.
+    pub(crate) hop: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -51,6 +54,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Request, String> {
         concurrency: None,
         directory: None,
         keep: false,
+        hop: None,
     };
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
@@ -68,6 +72,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Request, String> {
                 options.concurrency = u32::try_from(count).ok();
             }
             "--dir" => options.directory = Some(value()?.into()),
+            "--hop" => options.hop = Some(value()?.to_string_lossy().into_owned()),
             "--keep" if inline.is_none() => options.keep = true,
             "--version" => return Ok(Request::Version),
             "--help" | "-h" => return Ok(Request::Help),

@@ -15,14 +15,15 @@ use sortie_protocol::message::{
     Strings,
 };
 use sortie_protocol::{
-    ControllerMessage, ErrorCode, FRAME_LIMIT, FrameDecoder, Line, PROTOCOL_MAJOR, PROTOCOL_MINOR,
-    RunnerMessage, Stream, text,
+    CommandType, ControllerMessage, ErrorCode, FRAME_LIMIT, FrameDecoder, Line, PROTOCOL_MAJOR,
+    PROTOCOL_MINOR, RunnerMessage, Stream, text,
 };
 
 use crate::command::{self, Context};
 use crate::facts;
 use crate::failure::Failure;
 use crate::guardian::Streams;
+use crate::hop::{self, Hops, Settings};
 use crate::idempotency::{Idempotency, Identity, Outcome, Verdict};
 use crate::job::{Ending, Job, STDIN_WINDOW};
 use crate::locks::Locks;
@@ -32,6 +33,7 @@ use crate::pool::{MOST_CAPTURED, Pool};
 use crate::sys::fd::{self, Signals, Waiting, Wake};
 use crate::sys::host;
 use crate::sys::keeper::{DEFAULT_GRACE, guardian_line};
+use crate::syslog;
 use crate::workers::Workers;
 
 /// Commands accepted and not begun, and the bytes of all that are not ended.
@@ -66,6 +68,7 @@ struct Server {
     output: Arc<Output>,
     pool: Arc<Pool>,
     locks: Arc<Locks>,
+    hops: Arc<Hops>,
     decoder: FrameDecoder,
     idempotency: Idempotency,
     queue: VecDeque<Arc<Job>>,
@@ -126,6 +129,12 @@ impl Server {
         let output = Output::start(streams.output, Arc::clone(&wake))?;
         output.send(&RunnerMessage::Ready(Box::new(ready)));
         let endings = Arc::new(Endings { told: Mutex::default(), wake: Arc::clone(&wake) });
+        let settings = Settings {
+            ends: now + options.ttl,
+            lease: options.lease,
+            concurrency: options.concurrency.unwrap_or(1),
+        };
+        let hops = Arc::new(Hops::new(settings, &output));
         Ok(Self {
             options,
             self_deleted,
@@ -136,6 +145,7 @@ impl Server {
             output,
             pool: Arc::default(),
             locks: Arc::default(),
+            hops,
             decoder: FrameDecoder::new(),
             idempotency: Idempotency::default(),
             queue: VecDeque::new(),
@@ -275,6 +285,7 @@ impl Server {
         jobs.chain(phase)
             .chain(ttl)
             .chain(self.lease_deadline())
+            .chain(self.hops.next_ping())
             .map(|at| if at <= now { now + Duration::from_millis(100) } else { at })
             .min()
     }
@@ -290,6 +301,8 @@ impl Server {
         let now = Instant::now();
         for running in &self.running {
             match running.job.noted_end() {
+                // Another runner sees to it, and says it better.
+                None if running.job.is_forwarded() && now < running.deadline + STUCK => {}
                 None if now >= running.deadline => running.job.end(Ending::Timeout, DEFAULT_GRACE),
                 Some(ended) => {
                     let patience = if running.job.has_keeper() { STUCK } else { STUCK_WITHOUT_PROCESSES };
@@ -305,6 +318,7 @@ impl Server {
                 None => {}
             }
         }
+        self.hops.ping(now);
         if now >= self.ttl_deadline() {
             self.end_all(ExitReason::TtlExpired, Ending::TtlExpired);
         }
@@ -363,6 +377,10 @@ impl Server {
     }
 
     fn input_ended(&mut self) {
+        // What closes the input of another user's runner is the end of the session.
+        if self.options.hop.is_some() {
+            return self.end_all(ExitReason::PeerLost, Ending::PeerLost);
+        }
         for job in self.queue.iter().chain(self.running.iter().map(|running| &running.job)) {
             job.input_ended();
         }
@@ -415,7 +433,7 @@ impl Server {
         }
     }
 
-    fn admit(&mut self, command: CommandMessage) -> Result<(), Failure> {
+    fn admit(&mut self, mut command: CommandMessage) -> Result<(), Failure> {
         if !matches!(self.phase, Phase::Serving) {
             return Err(Failure::new(
                 ErrorCode::Cancelled,
@@ -428,10 +446,18 @@ impl Server {
                 command.kind.name()
             )));
         }
-        if command.r#become.is_some() {
-            return Err(Failure::unsupported(
-                "become: this runner cannot become another user; nothing was run",
-            ));
+        // Before anything is taken from the parameters, as the same command is the same text.
+        let identity = Identity::of(&command);
+        if matches!(command.kind, CommandType::Exec | CommandType::FileWrite | CommandType::SudoersEnsure)
+            && let Some(root) = hop::take_use_sudo(&mut command.params)?
+        {
+            if command.r#become.is_some() {
+                return Err(Failure::params("use_sudo: not together with become"));
+            }
+            command.r#become = Some(root);
+        }
+        if let Some(whom) = &command.r#become {
+            hop::check(whom)?;
         }
         if self.options.concurrency.is_some() {
             if self.jobs_named(&command.id).next().is_some() {
@@ -445,7 +471,6 @@ impl Server {
                 return Err(Failure::new(ErrorCode::Busy, message));
             }
         }
-        let identity = Identity::of(&command);
         let job = Job::new(self.next_serial, command, identity)
             .map_err(|error| Failure::io("no descriptor for another command", &error))?;
         self.next_serial += 1;
@@ -565,7 +590,11 @@ impl Server {
             started: Instant::now(),
             held: Mutex::default(),
         };
-        self.begin(job, Box::new(move || command::run(&context)));
+        if let Some(login) = &self.options.hop {
+            syslog::command(login, &job.command);
+        }
+        let hops = Arc::clone(&self.hops);
+        self.begin(job, Box::new(move || hops.run(&context)));
     }
 
     /// Does `work` in a thread of its own, as the job.
@@ -605,7 +634,7 @@ fn ready(options: &Options, guardian: i32) -> io::Result<Ready> {
         platform: "linux".to_owned(),
         arch: facts::arch().to_owned(),
         pid: guardian.unsigned_abs(),
-        capabilities: names.map(|name| (name.to_owned(), true)).collect(),
+        capabilities: names.chain(["become"]).map(|name| (name.to_owned(), true)).collect(),
         metadata: Strings::from([("ttl".to_owned(), go_duration(options.ttl.as_secs()))]),
         protocol: Some(ProtocolVersion { major: PROTOCOL_MAJOR, minor: PROTOCOL_MINOR }),
         session: host::random_id()?,

@@ -53,6 +53,7 @@ async fn row_1_ready_comes_first_and_names_the_commands_that_work() -> Result<()
     }
     let works = ["exec", "file_read", "file_write", "sshd_harden", "sudoers_ensure"];
     let both = works.iter().flat_map(|name| [(*name).to_owned(), name.replacen('_', ".", 1)]);
+    let both = both.chain(["become".to_owned()]);
     let works: serde_json::Map<String, Value> = both.map(|name| (name, true.into())).collect();
     assert_eq!(ready["capabilities"], Value::Object(works));
     let sum = std::process::Command::new("sha256sum").arg(sortie_tests::runner::binary()?).output()?;

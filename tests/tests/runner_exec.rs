@@ -270,25 +270,27 @@ async fn what_this_runner_cannot_do_is_unsupported_and_runs_nothing() -> Result<
     let dir = Dir::new()?;
     let run = json!({"command": format!("touch {}", dir.text("ran"))});
     let params = |more: Value| with(json!({"data": run}), more)["data"].take();
-    for params in [
-        params(json!({"use_sudo": true})),
-        params(json!({"sudo_password": "hunter2"})),
-        params(json!({"limits": {"memory_bytes": 1_000_000}})),
-    ] {
-        let error = session.error("UNSUPPORTED", "exec", params).await?;
-        assert!(!error.to_string().contains("hunter2"), "{error}");
-    }
+    let params = params(json!({"limits": {"memory_bytes": 1_000_000}}));
+    session.error("UNSUPPORTED", "exec", params).await?;
     for r#become in [
-        json!({"user": "root", "method": "sudo"}),
-        json!({"user": "x", "method": "doas", "password": "hunter2"}),
+        json!({"user": "-u root", "method": "sudo", "password": "hunter2"}),
+        json!({"user": "", "method": "su", "password": "hunter2"}),
+        json!({"user": "root; id", "method": "doas", "password": "hunter2"}),
+        json!({"user": "root", "method": "doas", "password": "hunter2\nid"}),
     ] {
         let frame = with(cmd("b", "exec", run.clone()), json!({"become": r#become}));
-        session.failed("UNSUPPORTED", &frame).await?;
+        let error = session.failed("INVALID_PARAMS", &frame).await?;
+        assert!(!error.to_string().contains("hunter2"), "{error}");
     }
+    let both = with(
+        cmd("b", "exec", json!({"command": "id", "use_sudo": true})),
+        json!({"become": {"user": "x", "method": "su"}}),
+    );
+    session.failed("INVALID_PARAMS", &both).await?;
     let frame = with(cmd("b", "exec", run.clone()), json!({"become": {"user": "root", "method": "magic"}}));
     session.failed("INVALID_CMD", &frame).await?;
-    let write = json!({"path": dir.text("ran"), "content": "x", "create": true, "use_sudo": true});
-    session.error("UNSUPPORTED", "file.write", write).await?;
+    let write = json!({"path": dir.text("ran"), "content": "x", "create": true, "use_sudo": "yes"});
+    session.error("INVALID_PARAMS", "file.write", write).await?;
     for kind in ["pkg.ensure", "pkg_ensure"] {
         assert_eq!(session.ready["data"]["capabilities"].get(kind), None, "{kind}");
         session.error("UNSUPPORTED", kind, json!({"name": "x", "state": "present"})).await?;

@@ -73,11 +73,6 @@ pub(super) fn run(context: &Context) -> Result<ExecResult, Failure> {
 
 /// Checks every parameter and prepares what the keeper starts.
 fn leader(params: &Exec) -> Result<Leader, Failure> {
-    if params.use_sudo || params.sudo_password.is_some() {
-        return Err(Failure::unsupported(
-            "use_sudo: this runner cannot become another user; nothing was run",
-        ));
-    }
     if params.limits.memory_bytes.is_some() {
         return Err(Failure::unsupported("limits.memory_bytes: this runner has no cgroups; nothing was run"));
     }
@@ -112,6 +107,7 @@ fn leader(params: &Exec) -> Result<Leader, Failure> {
         nice: params.limits.nice,
         limits: limits.into_iter().filter_map(|(resource, value)| Some((resource, value?))).collect(),
         no_new_privs: params.no_new_privs,
+        terminal: None,
         critical: false,
     })
 }

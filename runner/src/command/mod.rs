@@ -118,7 +118,8 @@ impl Context {
         }));
     }
 
-    fn finish<R: Serialize>(&self, result: Result<R, Failure>) -> Outcome {
+    /// Answers the command.
+    pub(crate) fn finish<R: Serialize>(&self, result: Result<R, Failure>) -> Outcome {
         if !self.job.take_reply() {
             return Outcome::Failed;
         }

@@ -42,6 +42,8 @@ pub(crate) struct Leader {
     pub(crate) no_new_privs: bool,
     /// Not to be ended half way: only an order ends it, neither the death of the server nor that of the guardian.
     pub(crate) critical: bool,
+    /// Becomes its controlling terminal; its streams stay what they are.
+    pub(crate) terminal: Option<OwnedFd>,
 }
 
 /// What setrlimit(2) can limit.
@@ -585,6 +587,11 @@ unsafe fn become_leader(plan: &Plan<'_>, keeper: pid_t) -> ! {
             exit(1);
         }
         libc::setsid();
+        if let Some(terminal) = &plan.leader.terminal
+            && libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY as _, 0) < 0
+        {
+            failed(StartStep::Limits);
+        }
         for (number, fd) in (0..).zip(plan.stdio) {
             libc::dup2(fd, number);
         }

@@ -9,3 +9,4 @@ pub(crate) mod keeper;
 pub(crate) mod process;
 pub(crate) mod start;
 mod tree;
+pub(crate) mod tty;
