@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::matrix::Matrix;
 use crate::workspace::Workspace;
 use crate::{checks, dist, process, schema, setup};
 
@@ -100,11 +101,16 @@ fn tests(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let mut command = nextest(workspace)?;
     command.args(["run", "--locked", "--workspace"]).args(&arguments.filters);
     command.env("SORTIE_TEST_RUNNERS", workspace.test_runners_dir()).env("SORTIE_SKIP_LOG", &log.0);
+    let matrix = Matrix::create(&workspace.target_dir.join("matrix.jsonl"))?;
     if arguments.full {
         // The profile with the tests of every kind of host.
-        command.args(["--profile", "full"]).env("SORTIE_TEST_FULL", "1");
+        command.args(["--profile", "full"]).env("SORTIE_TEST_FULL", "1").env("SORTIE_MATRIX", matrix.path());
     }
     process::run(&mut command)?;
+    // Only a run of everything has the whole of it.
+    if arguments.full && arguments.filters.is_empty() {
+        matrix.write_document(workspace)?;
+    }
     log.judge(std::env::var("CI").is_ok_and(|value| value == "true"))
 }
 

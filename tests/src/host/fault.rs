@@ -19,7 +19,7 @@ pub enum Cut {
 }
 
 impl Host {
-    /// Cuts the host off, until [`Host::heal`].
+    /// Cuts the host off, until [`Host::heal`] or its next boot.
     ///
     /// # Errors
     /// When the host was never on, or the kernel refuses.
@@ -54,7 +54,7 @@ impl Host {
     /// stays as it is; [`Host::start`] turns it on again.
     ///
     /// # Errors
-    /// When it was never on, or the kernel refuses.
+    /// When it is off, or the kernel refuses.
     #[allow(clippy::unused_async, reason = "like the other faults, it may have to wait")]
     pub async fn crash(&self) -> Result<()> {
         self.shared.ask(&Request::Crash(self.name.clone()))

@@ -184,6 +184,8 @@ fn build_debian(recipe: &Debian, scratch: &Path, root: &Path, cache: &Path) -> R
         "--dpkgopt=path-exclude=/usr/share/locale/*",
         "--skip=essential/unlink",
         "--skip=cleanup/apt/cache",
+        // That is seen to in `require`, and mmdebstrap knows only some ways of having an emulator.
+        "--skip=check/qemu",
         "--setup-hook=mkdir -p \"$1\"/var/cache/apt/archives",
     ]);
     command.arg(format!(

@@ -120,6 +120,8 @@ impl Kind {
                     "systemd-sysv",
                     "dbus",
                     "pacman-package-manager",
+                    // For repo-add.
+                    "makepkg",
                     "libarchive-tools",
                     "zstd",
                 ];

@@ -182,10 +182,10 @@ impl Host {
             return;
         }
         self.container = None;
-        if code == Some(REBOOT)
-            && let Err(error) = self.run()
-        {
-            self.note(&format!("it does not start again: {error:#}"));
+        let off = self.unplug();
+        let ended = if code == Some(REBOOT) { off.and_then(|()| self.start()) } else { off };
+        if let Err(error) = ended {
+            self.note(&format!("after its end: {error:#}"));
         }
     }
 
@@ -197,6 +197,7 @@ impl Host {
 
     /// The power goes.
     pub(super) fn crash(&mut self) -> Result<()> {
+        ensure!(self.container.is_some(), "{} is off", self.spec.name);
         // First the cable: closing their sockets, dying processes would say good-bye.
         self.link(false)?;
         cgroup::kill(&self.cgroup)?;
@@ -208,7 +209,12 @@ impl Host {
                 cgroup::remove(&format!("{}/{}", self.cgroup, entry.file_name().to_string_lossy()));
             }
         }
-        // What the kernel remembers of connections goes too.
+        self.unplug()
+    }
+
+    /// With the network namespace goes what the kernel remembers of connections, and what the host has done to its
+    /// interface: some turn it off at a reboot.
+    fn unplug(&self) -> Result<()> {
         run(Command::new("ip").args(["netns", "delete", &self.spec.name]), "")?;
         // Gone with its other end, in a moment of the kernel's choosing, or here.
         let _ = run(Command::new("ip").args(["link", "delete", &self.interface()]), "");
