@@ -10,6 +10,19 @@ const CONTEXT: usize = 3;
 /// between the common beginning and the common end are shown as replaced.
 const MOST_CHANGES: usize = 1_000;
 
+/// Longest diff that is sent, in bytes.
+const LONGEST: usize = 256 * 1024;
+
+/// A diff that is not too long to be sent: the rest of a longer one is left out, and that is said.
+pub(crate) fn bounded(mut diff: String) -> String {
+    if diff.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|at| diff.is_char_boundary(*at)).unwrap_or(0);
+        diff.truncate(end);
+        diff.push_str("\n(the diff goes on)\n");
+    }
+    diff
+}
+
 /// The unified diff between two texts under these names; empty where they are equal.
 pub(crate) fn unified(from: &str, to: &str, before: &str, after: &str) -> String {
     let old: Vec<&str> = before.split_inclusive('\n').collect();

@@ -3,8 +3,8 @@
 use std::io;
 
 use nix::errno::Errno;
-use sortie_protocol::ErrorCode;
 use sortie_protocol::message::{ErrorFrame, Strings};
+use sortie_protocol::{ErrorClass, ErrorCode};
 
 /// Boxed: every fallible function returns it, and moving its parts about is a thirtieth of the whole runner.
 #[derive(Debug, Clone)]
@@ -56,14 +56,18 @@ impl Failure {
         self
     }
 
+    /// May go away by itself, whatever the code says.
+    pub(crate) fn transient(mut self) -> Self {
+        self.retryable = Some(true);
+        self
+    }
+
     pub(crate) fn frame(self, command_id: &str) -> ErrorFrame {
         let mut frame = ErrorFrame::new(command_id, self.0.code, self.0.message);
         frame.details = self.0.details;
         if let Some(retryable) = self.0.retryable {
             frame.retryable = retryable;
-            if !retryable {
-                frame.class = Some(sortie_protocol::ErrorClass::Permanent);
-            }
+            frame.class = Some(if retryable { ErrorClass::Transient } else { ErrorClass::Permanent });
         }
         frame
     }

@@ -205,6 +205,11 @@ impl Job {
         self.go_on()
     }
 
+    /// Whether it is being ended because its own time is over.
+    pub(crate) fn timed_out(&self) -> bool {
+        self.ended().is_some_and(|ended| ended.why == Ending::Timeout)
+    }
+
     /// Passes the point of no return, unless the command is being ended.
     pub(crate) fn commit(&self) -> Result<(), Failure> {
         let mut state = self.lock();

@@ -14,9 +14,8 @@ use std::time::Duration;
 use sortie_protocol::ErrorCode;
 
 use crate::failure::Failure;
-use crate::job::{Ending, Job};
+use crate::job::Job;
 use crate::output::lock;
-use crate::sys::fd::Waiting;
 use crate::sys::file;
 
 /// Time between two looks at a lock that somebody else has.
@@ -96,18 +95,10 @@ impl Locks {
             if let Some(held) = self.try_acquire(key, name, opened.as_ref().ok()) {
                 return Ok(held);
             }
-            let mut waiting = Waiting::new();
-            let wake = waiting.readable(job.wake.fd());
-            waiting.wait(Some(wait)).map_err(|error| Failure::io("poll", &error))?;
-            if waiting.came(wake) {
-                job.wake.clear();
-            }
-            if let Some(ended) = job.ended() {
-                if ended.why == Ending::Timeout {
-                    return Err(locked(directory, key));
-                }
-                return Err(ended.why.failure(&job.command));
-            }
+            job.pause(wait).map_err(|failure| match job.timed_out() {
+                true => locked(directory, key),
+                false => failure,
+            })?;
             wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
@@ -154,10 +145,7 @@ impl Drop for Held {
 fn locked(directory: &Path, key: Directory) -> Failure {
     let holder = std::fs::read_to_string("/proc/locks").ok().and_then(|locks| holder(&locks, key.1));
     let by = match holder {
-        Some(pid) => {
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            format!("process {pid} ({})", name.trim())
-        }
+        Some(pid) => name_of(pid),
         None => "another command of this session, or a process that cannot be seen".to_owned(),
     };
     Failure::new(
@@ -167,8 +155,20 @@ fn locked(directory: &Path, key: Directory) -> Failure {
     .detail("holder", by)
 }
 
+/// A process as people know it.
+pub(crate) fn name_of(pid: i32) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!("process {pid} ({})", name.trim())
+}
+
+/// The process that holds a flock on this file.
+pub(crate) fn flock_holder(path: &Path) -> Option<i32> {
+    let inode = std::fs::metadata(path).ok()?.ino();
+    holder(&std::fs::read_to_string("/proc/locks").ok()?, inode)
+}
+
 /// The process that holds a flock on this inode, by proc_locks(5).
-fn holder(locks: &str, inode: u64) -> Option<u32> {
+fn holder(locks: &str, inode: u64) -> Option<i32> {
     locks.lines().find_map(|line| {
         // 1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF
         let mut fields = line.split_whitespace().skip(1).filter(|field| *field != "->");

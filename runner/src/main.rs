@@ -17,6 +17,7 @@ mod job;
 mod locks;
 mod options;
 mod output;
+mod package;
 mod pool;
 mod process;
 mod replace;

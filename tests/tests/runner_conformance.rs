@@ -51,7 +51,8 @@ async fn row_1_ready_comes_first_and_names_the_commands_that_work() -> Result<()
     for key in ["version", "arch"] {
         assert!(ready[key].as_str().is_some_and(|text| !text.is_empty()), "{key}");
     }
-    let works = ["exec", "file_read", "file_write", "service_reload", "sshd_harden", "sudoers_ensure"];
+    let works =
+        ["exec", "file_read", "file_write", "pkg_ensure", "service_reload", "sshd_harden", "sudoers_ensure"];
     let both = works.iter().flat_map(|name| [(*name).to_owned(), name.replacen('_', ".", 1)]);
     let both = both.chain(["become".to_owned()]);
     let works: serde_json::Map<String, Value> = both.map(|name| (name, true.into())).collect();

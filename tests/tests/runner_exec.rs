@@ -291,10 +291,6 @@ async fn what_this_runner_cannot_do_is_unsupported_and_runs_nothing() -> Result<
     session.failed("INVALID_CMD", &frame).await?;
     let write = json!({"path": dir.text("ran"), "content": "x", "create": true, "use_sudo": "yes"});
     session.error("INVALID_PARAMS", "file.write", write).await?;
-    for kind in ["pkg.ensure", "pkg_ensure"] {
-        assert_eq!(session.ready["data"]["capabilities"].get(kind), None, "{kind}");
-        session.error("UNSUPPORTED", kind, json!({"name": "x", "state": "present"})).await?;
-    }
     session.send(&json!({"type": "CONFIRM", "data": {"command_id": "x"}})).await?;
     assert_eq!(session.frame("ERROR").await?["data"]["code"], "UNSUPPORTED");
     assert!(dir.names()?.is_empty());

@@ -372,7 +372,7 @@ async fn a_client_of_the_reference_sees_the_references_frames_alone() -> Result<
         ("2", "file.write", json!({"path": path, "content": "x", "create": true})),
         ("3", "file.read", json!({"path": path})),
         ("4", "exec", json!({})),
-        ("5", "pkg.ensure", json!({"name": "x", "state": "present"})),
+        ("5", "pkg.ensure", json!({"name": "x", "state": ""})),
     ] {
         session.send(&cmd(id, kind, params)).await?;
     }

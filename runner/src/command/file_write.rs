@@ -19,9 +19,8 @@ use crate::replace::{self, Attributes, Replacement, directory_of};
 use crate::sys::host;
 use crate::tool::Tool;
 
-/// Largest content that a diff is made of, and largest diff, in bytes.
+/// Largest content that a diff is made of, in bytes.
 const MOST_DIFFED: u64 = 1024 * 1024;
-const LONGEST_DIFF: usize = 256 * 1024;
 
 /// Symbolic links followed before it must be a loop (path_resolution(7)).
 const MOST_LINKS: usize = 40;
@@ -376,13 +375,8 @@ impl Write<'_> {
             return Ok(Some("(binary content differs)\n".to_owned()));
         };
         let from = if old.is_some() { self.path.to_string_lossy() } else { "/dev/null".into() };
-        let mut diff = crate::diff::unified(&from, &self.path.to_string_lossy(), &before, &after);
-        if diff.len() > LONGEST_DIFF {
-            let end = (0..=LONGEST_DIFF).rev().find(|at| diff.is_char_boundary(*at)).unwrap_or(0);
-            diff.truncate(end);
-            diff.push_str("\n(the diff goes on)\n");
-        }
-        Ok(Some(diff))
+        let diff = crate::diff::unified(&from, &self.path.to_string_lossy(), &before, &after);
+        Ok(Some(crate::diff::bounded(diff)))
     }
 }
 

@@ -20,6 +20,7 @@ mod content;
 mod exec;
 mod file_read;
 mod file_write;
+mod pkg_ensure;
 mod service_reload;
 mod sshd_harden;
 mod sudoers_ensure;
@@ -43,6 +44,7 @@ handlers! {
     Exec => exec;
     FileWrite => file_write;
     FileRead => file_read;
+    PkgEnsure => pkg_ensure;
     ServiceReload => service_reload;
     SudoersEnsure => sudoers_ensure;
     SshdHarden => sshd_harden;
