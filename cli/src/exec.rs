@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sortie_client::protocol::command::exec::Exec;
 use sortie_client::protocol::message::Event as RunnerEvent;
 use sortie_client::protocol::{Encoding, text};
-use sortie_client::session::{Canceller, InputWriter};
+use sortie_client::session::{Canceller, Farewell, InputWriter};
 use sortie_client::{CommandOptions, Error, Session};
 
 use crate::fleet::{self, Task};
@@ -196,7 +196,11 @@ pub(crate) async fn cancel_when_stopped(task: Task, canceller: Canceller) {
 
 /// Sees the runner gone, and shows `error` of the command with all that is known of it by then.
 pub(crate) async fn finish(task: &Task, session: Session, error: Option<&Error>) {
-    let ended = session.ended().await;
+    said_goodbye(task, session.ended().await, error);
+}
+
+/// The same, where it is known how the session ended.
+pub(crate) fn said_goodbye(task: &Task, ended: Result<Farewell, Error>, error: Option<&Error>) {
     match (error, ended) {
         // A command's own error says what happened; any other is the session's, which knows more at its end.
         (Some(error @ Error::Command { .. }), Ok(_)) => task.failed(error),
@@ -216,7 +220,8 @@ fn lost_after(task: &Task, lost: &Error) -> String {
     format!("the command has ended, but its runner was not seen to go: {message}")
 }
 
-async fn show(task: &Task, event: RunnerEvent) {
+/// Shows what a command says before its end.
+pub(crate) async fn show(task: &Task, event: RunnerEvent) {
     let host = Arc::clone(&task.host);
     match event.stream {
         Some(stream) => {

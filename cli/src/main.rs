@@ -4,6 +4,7 @@
 
 mod completions;
 mod doctor;
+mod ensure;
 mod exec;
 mod fleet;
 mod get;
@@ -15,9 +16,11 @@ mod put;
 mod report;
 mod runners;
 mod secrets;
+mod service;
 mod sh;
 mod signals;
 mod source;
+mod sudoers;
 mod terminal;
 mod watch;
 mod words;
@@ -50,6 +53,10 @@ enum Verb {
     Put(put::Arguments),
     /// Fetch one file, whole and verified
     Get(get::Arguments),
+    /// Reload, restart, start, stop, enable, disable, mask or unmask services
+    Service(service::Arguments),
+    /// Give a user or group a rule of sudo, or take it away
+    Sudoers(sudoers::Arguments),
     /// Connect standard input and output to a runner: the protocol, for any language
     Pipe(pipe::Arguments),
     /// Go through every step of reaching a host, and say what is wrong and what to do
@@ -67,6 +74,8 @@ impl Verb {
             Self::Sh(arguments) => sh::run(arguments).await,
             Self::Put(arguments) => put::run(arguments).await,
             Self::Get(arguments) => get::run(arguments).await,
+            Self::Service(arguments) => service::run(arguments).await,
+            Self::Sudoers(arguments) => sudoers::run(arguments).await,
             Self::Pipe(arguments) => pipe::run(arguments).await,
             Self::Doctor(arguments) => doctor::run(arguments).await,
             Self::Runners(arguments) => runners::run(&arguments),

@@ -10,6 +10,8 @@ use std::time::SystemTime;
 use serde::Serialize;
 use sortie_client::protocol::command::exec::ExecResult;
 use sortie_client::protocol::command::file_write::FileWriteResult;
+use sortie_client::protocol::command::service_reload::ServiceReloadResult;
+use sortie_client::protocol::command::sudoers_ensure::SudoersEnsureResult;
 use sortie_client::protocol::message::{Level, Progress};
 use sortie_client::protocol::time::Timestamp;
 use sortie_client::protocol::{Encoding, ErrorClass, Stream, text};
@@ -96,6 +98,20 @@ pub(crate) enum Done {
         check: bool,
         #[serde(flatten)]
         result: FileWriteResult,
+    },
+    /// See the protocol; `name` and `check` are as asked for.
+    Service {
+        name: String,
+        check: bool,
+        #[serde(flatten)]
+        result: ServiceReloadResult,
+    },
+    /// See the protocol; `user` and `check` are as asked for.
+    Sudoers {
+        user: String,
+        check: bool,
+        #[serde(flatten)]
+        result: SudoersEnsureResult,
     },
     /// A file was fetched.
     Get { path: String, bytes: u64, sha256: String, mode: String },

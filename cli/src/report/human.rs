@@ -181,6 +181,25 @@ impl Human {
                     page.result(diff.trim_end_matches('\n'));
                 }
             }
+            Done::Service { name, check, result } => {
+                let what = done_to(&result.action, result.changed, check);
+                let boot = if result.enabled { ", enabled" } else { "" };
+                page.result(&format!(
+                    "{host}: {name}: {what}: {} ({}){boot}",
+                    result.status, result.sub_state
+                ));
+            }
+            Done::Sudoers { user, check, result } => {
+                let what = done_to(&result.action, result.changed, check);
+                page.result(&format!("{host}: {user}: {what}: {}", result.file_path));
+                if let Some(note) = result.note {
+                    let text = harmless(note.as_bytes());
+                    page.tell("33", host, &String::from_utf8_lossy(&text));
+                }
+                if let Some(diff) = result.diff.filter(|diff| !diff.is_empty()) {
+                    page.result(diff.trim_end_matches('\n'));
+                }
+            }
             Done::Get { path, bytes, .. } => page.tell("32", host, &format!("{path}: {}", size(bytes))),
             Done::Doctor { fit, round_trips } => {
                 let verdict = if fit {
@@ -262,4 +281,9 @@ fn size(bytes: u64) -> String {
         1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
         _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
     }
+}
+/// The runner's word for what was done or was so before, as a person says it.
+fn done_to(action: &str, changed: bool, check: bool) -> String {
+    let words = action.replace('_', " ");
+    if changed && check { format!("would be {words}") } else { words }
 }

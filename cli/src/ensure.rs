@@ -1,0 +1,116 @@
+//! What verbs have in common that bring something of a host where it should be: typed commands, one after the other in
+//! one session. What they are it does not know.
+
+use std::sync::Arc;
+
+use sortie_client::protocol::CommandSpec;
+use sortie_client::session::{Running, Typed};
+use sortie_client::{CommandOptions, Error};
+
+use crate::exec::{Helper, cancel_when_stopped, said_goodbye, show};
+use crate::fleet::{self, Task};
+use crate::options::{Becoming, Connection, Hosts, Preview, Run, command_options};
+use crate::outcome::Outcome;
+use crate::place::{Base, Host};
+use crate::report::{Done, Event};
+
+/// Which hosts, how they are reached, and how commands are run there.
+#[derive(clap::Args)]
+pub(crate) struct Where {
+    #[command(flatten)]
+    pub(crate) hosts: Hosts,
+    #[command(flatten)]
+    pub(crate) preview: Preview,
+    #[command(flatten)]
+    pub(crate) run: Run,
+    #[command(flatten)]
+    pub(crate) becoming: Becoming,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+struct Plan<C: CommandSpec> {
+    /// At least one.
+    commands: Vec<C>,
+    options: CommandOptions,
+    shown: fn(&C, bool, C::Result) -> Done,
+}
+
+/// Runs the commands on every host, in order, and on each up to the first that fails. `shown` gets the command, whether it was
+/// only checked, and its result.
+pub(crate) async fn run<C>(
+    place: &Where,
+    commands: Vec<C>,
+    shown: fn(&C, bool, C::Result) -> Done,
+) -> anyhow::Result<i32>
+where
+    C: CommandSpec + Send + Sync + 'static,
+    C::Result: Send,
+{
+    let hosts = Host::all(&place.hosts)?;
+    let base = Base::new(&place.connection, place.run.ttl())?;
+    let options = command_options(&place.run, &place.preview, &place.becoming)?;
+    let plan = Arc::new(Plan { commands, options, shown });
+    fleet::run(&base, &hosts, &place.run, |task| on_host(task, Arc::clone(&plan))).await
+}
+
+async fn on_host<C>(task: Task, plan: Arc<Plan<C>>) -> Outcome
+where
+    C: CommandSpec + Send + Sync + 'static,
+    C::Result: Send,
+{
+    let Some((first, others)) = plan.commands.split_first() else { return Outcome::Ended(0) };
+    let mut opening = task.client.open(Arc::clone(&task.transport));
+    let running = match opening.start(first, plan.options.clone()) {
+        Ok(running) => running,
+        Err(error) => return fail(&task, &error),
+    };
+    if others.is_empty() {
+        opening.shutdown();
+    }
+    let session = match task.unless_stopped(opening.connect()).await {
+        Ok(Ok(session)) => session,
+        Ok(Err(error)) => return fail(&task, &error),
+        Err(interrupted) => return interrupted,
+    };
+    let mut result = follow(&task, &plan, first, running).await;
+    for command in others {
+        if result.is_err() || task.stop.seen().is_some() {
+            break;
+        }
+        result = match session.start_with(command, plan.options.clone()).await {
+            Ok(running) => follow(&task, &plan, command, running).await,
+            Err(error) => Err(error),
+        };
+    }
+    let ended = if others.is_empty() { session.ended().await } else { session.shutdown(None).await };
+    said_goodbye(&task, ended, result.as_ref().err());
+    match (result, task.stop.seen()) {
+        (Err(error), stopped) => Outcome::of_error(&error, stopped),
+        // Broken off between two commands.
+        (Ok(()), Some(signal)) if !others.is_empty() => Outcome::Interrupted(signal),
+        (Ok(()), _) => Outcome::Ended(0),
+    }
+}
+
+/// Shows what a command says, and its result.
+async fn follow<C: CommandSpec>(
+    task: &Task,
+    plan: &Plan<C>,
+    command: &C,
+    mut running: Running<Typed<C::Result>>,
+) -> Result<(), Error> {
+    let _watcher = Helper::spawn(cancel_when_stopped(task.clone(), running.canceller()));
+    while let Some(event) = running.next_event().await {
+        show(task, event).await;
+    }
+    let done = running.wait().await?;
+    let result = (plan.shown)(command, plan.options.check, done.result);
+    task.reporter.show(Event::Done { host: Arc::clone(&task.host), seconds: done.duration, result });
+    Ok(())
+}
+
+fn fail(task: &Task, error: &Error) -> Outcome {
+    task.failed(error);
+    Outcome::of_error(error, task.stop.seen())
+}
