@@ -21,6 +21,8 @@ pub struct Passing<'a> {
     pub code: String,
     /// Of ERROR.
     pub details: Strings,
+    /// Of EVENT: it waits for CONFIRM.
+    pub awaits: bool,
     /// Of DONE, in seconds.
     pub duration: f64,
     /// Of DONE.
@@ -42,11 +44,12 @@ struct Data<'a> {
     bytes: u64,
     code: String,
     details: Strings,
+    metadata: Strings,
     duration: Option<&'a RawValue>,
     result: Option<&'a RawValue>,
 }
 
-fields!(Data<'a> { ; command_id, sha256, bytes, code, details, duration, result });
+fields!(Data<'a> { ; command_id, sha256, bytes, code, details, metadata, duration, result });
 
 impl<'a> Passing<'a> {
     /// Reads one line of a runner; none where it is no frame.
@@ -61,6 +64,7 @@ impl<'a> Passing<'a> {
             bytes: data.bytes,
             code: data.code,
             details: data.details,
+            awaits: data.metadata.contains_key("awaiting"),
             duration: data.duration.and_then(|text| text.get().parse().ok()).unwrap_or_default(),
             result: data.result,
         })

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::signal::Signal;
 
+use crate::rollback::{self, Orders};
 use crate::sys::fd::{self, Signals, Waiting};
 use crate::sys::{keeper, process};
 
@@ -38,22 +39,26 @@ pub(crate) fn split() -> io::Result<Half> {
     let (guardian_read, guardian_write) = fd::pipe()?;
     // Held open by the server and the keepers: its end is the guardian's.
     let (alive_read, alive_write) = fd::pipe()?;
+    // What the guardian is to put back should the server die half way.
+    let (orders_read, orders_write) = fd::pipe()?;
     let guardian = process::id();
     process::become_subreaper()?;
     match process::fork_before_threads()? {
         process::Side::Parent { child } => {
-            drop((guardian_read, alive_write));
-            let status = guard(child, signals, &alive_read)?;
+            drop((guardian_read, alive_write, orders_write));
+            fd::set_nonblocking(&orders_read)?;
+            let status = guard(child, signals, &alive_read, &orders_read)?;
             drop(guardian_write);
             Ok(Half::Guardian(status))
         }
         process::Side::Child => {
-            drop((guardian_write, alive_read, signals));
+            drop((guardian_write, alive_read, orders_read, signals));
             if !process::die_with_parent(guardian)? {
                 return Err(io::Error::other("the guardian is gone"));
             }
             process::set_name(c"sortie-server");
             keeper::set_lifelines(guardian_read, alive_write);
+            rollback::set_guardian(orders_write);
             let (input, output) = (fd::duplicate_stdio(0)?, fd::duplicate_stdio(1)?);
             // Whatever else writes to standard output, or reads standard input, meets nothing.
             let null = fd::null_device()?;
@@ -65,7 +70,7 @@ pub(crate) fn split() -> io::Result<Half> {
     }
 }
 
-fn guard(server: i32, mut signals: Signals, alive: &OwnedFd) -> io::Result<u8> {
+fn guard(server: i32, mut signals: Signals, alive: &OwnedFd, pipe: &OwnedFd) -> io::Result<u8> {
     process::set_name(c"sortie-guardian");
     let null = fd::null_device()?;
     for number in 0..3 {
@@ -74,9 +79,14 @@ fn guard(server: i32, mut signals: Signals, alive: &OwnedFd) -> io::Result<u8> {
     drop(null);
     let mut status = None;
     let mut all_gone = false;
+    let mut orders = Orders::default();
+    let mut listening = true;
     while !all_gone || status.is_none() {
         let mut waiting = Waiting::new();
         waiting.readable(signals.fd());
+        if listening {
+            waiting.readable(pipe.as_fd());
+        }
         let alive_slot = (!all_gone).then(|| waiting.hangup(alive.as_fd()));
         waiting.wait(None)?;
         all_gone |= alive_slot.is_some_and(|slot| waiting.hung_up(slot));
@@ -85,10 +95,19 @@ fn guard(server: i32, mut signals: Signals, alive: &OwnedFd) -> io::Result<u8> {
                 process::signal(server, signal);
             }
         }
+        let mut server_gone = false;
         while let Some(reaped) = process::reap_one() {
             if reaped.pid == server {
                 status = Some(reaped.status);
+                server_gone = true;
             }
+        }
+        if listening || server_gone {
+            // Whatever a dead server said is in the pipe.
+            listening = orders.read(pipe);
+        }
+        if server_gone {
+            orders.fire();
         }
     }
     // A server that was killed did not end well, whatever number its death has.

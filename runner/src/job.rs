@@ -45,6 +45,12 @@ struct State {
     committed: bool,
     /// Another runner runs it, and answers for its end.
     forwarded: bool,
+    /// A confirmation is waited for.
+    awaiting: bool,
+    /// It came.
+    confirmed: bool,
+    /// The session's input is at its end: nothing will come any more.
+    input_closed: bool,
     /// Critical sections that it is in: an ending waits until it has left them all.
     critical: u32,
     replied: bool,
@@ -306,8 +312,70 @@ impl Job {
 
     /// The session's input ended.
     pub(crate) fn input_ended(&self) {
-        if self.wants_input && !self.lock().input_eof {
+        let (lost, awaiting) = {
+            let mut state = self.lock();
+            state.input_closed = true;
+            (self.wants_input && !state.input_eof, state.awaiting)
+        };
+        if awaiting {
+            self.end(Ending::PeerLost, crate::sys::keeper::DEFAULT_GRACE);
+        }
+        if lost {
             self.end(Ending::InputLost, crate::sys::keeper::DEFAULT_GRACE);
+        }
+    }
+
+    /// CONFIRM from the main thread; whether it was waited for.
+    pub(crate) fn confirm(&self) -> bool {
+        let mut state = self.lock();
+        // Whether the other runner waits for it is for that one to say.
+        let awaited = state.awaiting || state.forwarded;
+        state.confirmed |= awaited;
+        drop(state);
+        self.wake.wake();
+        awaited
+    }
+
+    /// CONFIRM is welcome from now on, if it still can come.
+    pub(crate) fn await_confirm(&self) {
+        let mut state = self.lock();
+        state.awaiting = true;
+        let closed = state.input_closed;
+        drop(state);
+        if closed {
+            self.end(Ending::PeerLost, crate::sys::keeper::DEFAULT_GRACE);
+        }
+    }
+
+    /// Whether CONFIRM came since this was last asked: for who passes it on.
+    pub(crate) fn take_confirmed(&self) -> bool {
+        std::mem::take(&mut self.lock().confirmed)
+    }
+
+    /// Waits for CONFIRM until `until`.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) fn wait_confirmed(&self, until: Instant) -> Result<(), String> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            {
+                let mut state = self.lock();
+                if state.confirmed {
+                    return Ok(());
+                }
+                if let Some(ended) = state.ending {
+                    return Err(ended.why.failure(&self.command).message.clone());
+                }
+                if left.is_zero() {
+                    state.awaiting = false;
+                    return Err("no CONFIRM came in time".to_owned());
+                }
+            }
+            let mut waiting = Waiting::new();
+            waiting.readable(self.wake.fd());
+            waiting.wait(Some(left)).map_err(|error| error.to_string())?;
+            self.wake.clear();
         }
     }
 

@@ -412,9 +412,11 @@ impl Server {
             Ok(ControllerMessage::Cancel(cancel)) => self.on_cancel(&cancel),
             Ok(ControllerMessage::Ping(ping)) => self.output.send(&RunnerMessage::Pong(ping)),
             Ok(ControllerMessage::Shutdown(shutdown)) => self.on_shutdown(&shutdown),
-            Ok(ControllerMessage::Confirm(_)) => {
-                let message = "CONFIRM: no command of this runner waits for a confirmation";
-                self.refuse("", Failure::unsupported(message));
+            Ok(ControllerMessage::Confirm(confirm)) => {
+                if !self.jobs_named(&confirm.command_id).any(|job| job.confirm()) {
+                    let message = format!("CONFIRM: {:?} waits for no confirmation", confirm.command_id);
+                    self.refuse("", Failure::new(ErrorCode::Conflict, message));
+                }
             }
         }
         true

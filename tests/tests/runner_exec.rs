@@ -292,7 +292,7 @@ async fn what_this_runner_cannot_do_is_unsupported_and_runs_nothing() -> Result<
     let write = json!({"path": dir.text("ran"), "content": "x", "create": true, "use_sudo": "yes"});
     session.error("INVALID_PARAMS", "file.write", write).await?;
     session.send(&json!({"type": "CONFIRM", "data": {"command_id": "x"}})).await?;
-    assert_eq!(session.frame("ERROR").await?["data"]["code"], "UNSUPPORTED");
+    assert_eq!(session.frame("ERROR").await?["data"]["code"], "CONFLICT");
     assert!(dir.names()?.is_empty());
     session.finish().await
 }

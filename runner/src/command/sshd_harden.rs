@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use sortie_protocol::ErrorCode;
 use sortie_protocol::command::sshd_harden::{SshdHarden, SshdHardenResult};
@@ -33,11 +34,6 @@ pub(super) fn run(context: &Context) -> Result<SshdHardenResult, Failure> {
     let params: SshdHarden = job::parse(&raw)?;
     drop(raw);
     settings::check(&params)?;
-    if params.confirm.is_some() {
-        return Err(Failure::unsupported(
-            "confirm: this runner cannot take a change back by itself; nothing was changed",
-        ));
-    }
     tool::need_root("change the configuration of sshd")?;
     let _held = context.lock(Resource::Sshd)?;
     let (sshd, present) = Sshd::find(context)?;
@@ -366,6 +362,9 @@ impl Plan {
             script: self.rollback_script.clone(),
         };
         context.job.commit()?;
+        // Before the first file changes, so that whoever is killed when, somebody is left who knows the way back.
+        let armed =
+            rollback.arm().map_err(|error| Failure::io("the runner's guardian does not answer", &error))?;
         let done = context.critical(|| {
             for swap in &mut swaps {
                 swap.commit()?;
@@ -376,7 +375,19 @@ impl Plan {
             hardening.verify(&self.wanted, &now, &[])?;
             Ok(did)
         });
-        let did = done.map_err(|failure| put_back(context, &rollback, &failure.message))?;
+        let done = done.map_err(|failure| failure.message.clone()).and_then(|did| {
+            hardening.params.confirm.map_or(Ok(()), |seconds| self.wait_confirmed(context, seconds))?;
+            Ok(did)
+        });
+        let did = match done {
+            Ok(did) => did,
+            Err(why) => {
+                let failure = put_back(context, &rollback, &service, hardening.present, &why);
+                armed.disarm();
+                return Err(failure);
+            }
+        };
+        armed.disarm();
         let backups: Vec<String> = rollback
             .files
             .iter()
@@ -393,24 +404,46 @@ impl Plan {
     }
 }
 
-/// Puts everything back; the error that says so.
-fn put_back(context: &Context, rollback: &Rollback, why: &str) -> Failure {
-    let done = context.critical(|| {
-        rollback.perform().map_err(|error| Failure::io("not everything could be put back", &error))
-    });
-    match done {
-        Ok(()) => Failure::new(
-            ErrorCode::RolledBack,
-            format!("the old configuration was put back and is in force again: {why}"),
-        ),
-        Err(failure) => Failure::new(
-            ErrorCode::RolledBack,
-            format!(
-                "the old configuration was to be put back, but {}; the reason for it was: {why}",
-                failure.message
-            ),
-        ),
+impl Plan {
+    /// Tells the controller to come in anew, and waits for its word that it did.
+    fn wait_confirmed(&self, context: &Context, seconds: u64) -> Result<(), String> {
+        let ports = service::ports(&self.new);
+        let text: Vec<String> = ports.iter().map(u16::to_string).collect();
+        let mut fields = vec![("seconds", seconds.to_string()), ("ports", text.join(","))];
+        // Where the port that the session came by is none any more, the controller has to take another.
+        let came_by = Login::find(context).and_then(|login| login.local_port.parse().ok());
+        if let (Some(came_by), Some(first)) = (came_by, ports.first())
+            && !ports.contains(&came_by)
+        {
+            fields.push(("port", first.to_string()));
+        }
+        context.await_confirm(&fields);
+        context.job.wait_confirmed(Instant::now() + Duration::from_secs(seconds))
     }
+}
+
+/// Puts everything back; the error that says so.
+fn put_back(
+    context: &Context,
+    rollback: &Rollback,
+    service: &Service<'_>,
+    before: &Effective,
+    why: &str,
+) -> Failure {
+    let done = context.critical(|| {
+        rollback.perform().map_err(|error| Failure::io("not everything could be put back", &error))?;
+        if service.listens() { service.answers(before) } else { Ok(()) }
+    });
+    let message = match done {
+        Ok(()) => format!("the old configuration was put back and is in force again: {why}"),
+        Err(failure) => {
+            format!(
+                "the old configuration was put back, but {}; the reason for it was: {why}",
+                failure.message
+            )
+        }
+    };
+    Failure::new(ErrorCode::RolledBack, message)
 }
 
 /// One file on its way to its new text. Dropped before it took effect it leaves nothing.

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sortie_protocol::message::{Become, BecomeMethod, Cancel, Credit, Input, Ping, write_frame};
+use sortie_protocol::message::{Become, BecomeMethod, Cancel, Confirm, Credit, Input, Ping, write_frame};
 use sortie_protocol::passing::{Passing, UseSudo};
-use sortie_protocol::{ErrorCode, FRAME_LIMIT, Line, Stream, text};
+use sortie_protocol::{CommandType, ErrorCode, FRAME_LIMIT, Line, Stream, text};
 
 use crate::command::{self, Context};
 use crate::failure::Failure;
@@ -288,7 +288,13 @@ impl Hop {
         let job = &entry.job;
         let whole = || [line, b"\n"].concat();
         match frame.kind.as_str() {
-            "EVENT" => self.output.send_line(whole(), || job.ended().is_none()),
+            "EVENT" => {
+                // Only who holds the session's input knows whether a confirmation can still come.
+                if job.command.kind == CommandType::SshdHarden && frame.awaits {
+                    job.await_confirm();
+                }
+                self.output.send_line(whole(), || job.ended().is_none());
+            }
             "CREDIT" => {
                 job.grant_input(frame.bytes);
                 self.output.send_line(whole(), || true);
@@ -359,6 +365,9 @@ impl Hop {
                 input_open = !bytes.is_empty();
                 let (data, encoding) = text::encode(bytes);
                 self.send("INPUT", &Input { command_id: id.clone(), data, encoding, eof: !input_open });
+            }
+            if job.take_confirmed() {
+                self.send("CONFIRM", &Confirm { command_id: id.clone() });
             }
             let more = job.output_credit().saturating_sub(credit);
             if more > 0 {
