@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::rollback::{self, Orders};
 use crate::sys::fd::{self, Signals, Waiting};
-use crate::sys::{keeper, process};
+use crate::sys::{cgroup, keeper, process};
 
 /// Signals that end a session.
 const STOP: [Signal; 3] = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT];
@@ -110,6 +110,8 @@ fn guard(server: i32, mut signals: Signals, alive: &OwnedFd, pipe: &OwnedFd) -> 
             orders.fire();
         }
     }
+    // Of keepers that were killed.
+    cgroup::end_leaves();
     // A server that was killed did not end well, whatever number its death has.
     Ok(status.and_then(|s| u8::try_from(s).ok()).map_or(1, |s| if s > 128 { 1 } else { s }))
 }

@@ -22,6 +22,7 @@ mod pool;
 mod process;
 mod replace;
 mod rollback;
+mod scope;
 mod server;
 mod service;
 mod sshd;

@@ -62,11 +62,13 @@ pub(crate) struct Ended {
     pub(crate) duration: Duration,
     pub(crate) stdout_open: bool,
     pub(crate) left_running: u32,
+    /// How the tree was kept together.
+    pub(crate) containment: &'static str,
 }
 
 impl Ended {
     /// From a status of wait(2).
-    fn new(status: i32, duration: Duration, left_running: u32) -> Self {
+    fn new(keeper: &Keeper, status: i32, duration: Duration, left_running: u32) -> Self {
         let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
         Self {
             exit_code: signal.map_or_else(|| libc::WEXITSTATUS(status), |number| 128 + number),
@@ -74,6 +76,7 @@ impl Ended {
             duration,
             stdout_open: false,
             left_running,
+            containment: keeper.containment(),
         }
     }
 }
@@ -162,7 +165,7 @@ pub(crate) fn run(
             "the keeper of the command was killed; its processes were ended",
         ));
     };
-    Ok(Ended { stdout_open, ..Ended::new(status, at - started, left_running) })
+    Ok(Ended { stdout_open, ..Ended::new(&keeper, status, at - started, left_running) })
 }
 
 /// How often a critical program's output is looked at.
@@ -235,7 +238,7 @@ pub(crate) fn run_critical(
                         }
                     }
                 }
-                break Ok(Ended::new(status, duration, left_running));
+                break Ok(Ended::new(&keeper, status, duration, left_running));
             }
             Some(_) => {}
             None => {
@@ -276,7 +279,7 @@ struct Pump<'a> {
     left_running: u32,
     keeper_gone: bool,
     kill_leftovers: bool,
-    /// The keeper ended the tree.
+    /// The keeper said what became of the tree.
     ended: bool,
 }
 
@@ -401,6 +404,7 @@ impl Pump<'_> {
             Some(Report::Exited { status, alone }) => {
                 // Nothing of the tree is left, and the keeper goes by itself.
                 self.keeper_gone = alone;
+                self.ended = alone;
                 let now = Instant::now();
                 self.exit = Some((status, now));
                 let readable = |fd: &Option<OwnedFd>| fd.as_ref().map_or(0, fd::readable_bytes);
@@ -416,13 +420,14 @@ impl Pump<'_> {
                 Ok(())
             }
             Some(Report::Released { count }) => {
+                self.ended = true;
                 self.left_running = count;
                 Ok(())
             }
             None => {
                 self.keeper_gone = true;
-                if self.exit.is_none() && !self.ended {
-                    self.keeper.kill_leaders_session();
+                if !self.ended {
+                    self.keeper.kill_orphans(self.exit.is_some());
                 }
                 Ok(())
             }

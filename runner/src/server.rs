@@ -30,6 +30,7 @@ use crate::locks::Locks;
 use crate::options::Options;
 use crate::output::{Output, lock};
 use crate::pool::{MOST_CAPTURED, Pool};
+use crate::scope;
 use crate::sys::fd::{self, Signals, Waiting, Wake};
 use crate::sys::host;
 use crate::sys::keeper::{DEFAULT_GRACE, guardian_line};
@@ -126,6 +127,7 @@ impl Server {
         let wake = Arc::new(Wake::new()?);
         let output_fd = streams.output.try_clone()?;
         let ready = ready(&options, streams.guardian)?;
+        let session = ready.session.clone();
         let output = Output::start(streams.output, Arc::clone(&wake))?;
         output.send(&RunnerMessage::Ready(Box::new(ready)));
         let endings = Arc::new(Endings { told: Mutex::default(), wake: Arc::clone(&wake) });
@@ -135,6 +137,8 @@ impl Server {
             concurrency: options.concurrency.unwrap_or(1),
         };
         let hops = Arc::new(Hops::new(settings, &output));
+        // After READY, which it must not delay.
+        scope::ask_for_one(&session, streams.guardian, options.ttl);
         Ok(Self {
             options,
             self_deleted,

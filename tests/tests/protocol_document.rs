@@ -25,6 +25,7 @@ fn normalised(value: &mut Value) {
                     "sha256" => "…".into(),
                     "version" if value.as_str().is_some_and(|v| v.contains(':')) => "…".into(),
                     "self_deleted" => true.into(),
+                    "containment" => "subreaper".into(),
                     "host" => serde_json::json!({"hostname": "web1"}),
                     "owner" | "group" => "0".into(),
                     "owner_name" | "group_name" => "root".into(),

@@ -182,7 +182,8 @@ async fn signals_exit_codes_and_durations_are_told() -> Result<()> {
     ] {
         let result = session.sh(line).await?;
         assert_eq!((&result["exit_code"], &result["signal"]), (&json!(code), &signal), "{line}: {result}");
-        assert_eq!(result["containment"], "subreaper");
+        // Which it is depends on who runs this, and under what.
+        assert!(["subreaper", "cgroup"].map(Value::from).contains(&result["containment"]), "{result}");
     }
     let result = session.sh("kill -36 $$").await?;
     assert_eq!((&result["exit_code"], &result["signal"]), (&json!(164), &json!("SIG36")));

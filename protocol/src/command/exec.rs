@@ -168,7 +168,7 @@ pub struct ExecResult {
     /// Nothing was run, because of `check`, `creates` or `removes`.
     #[serde(skip_serializing_if = "is_default")]
     pub skipped: bool,
-    /// How the process tree was kept together: `subreaper`.
+    /// How the process tree was kept together: `cgroup`, in a leaf of the session's systemd scope, or `subreaper`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub containment: String,
 }

@@ -62,7 +62,7 @@ pub(super) fn run(context: &Context) -> Result<ExecResult, Failure> {
             stdout_open: ended.stdout_open,
             left_running: ended.left_running,
             skipped: false,
-            containment: "subreaper".to_owned(),
+            containment: ended.containment.to_owned(),
         }),
         Err(mut failure) => {
             failure.details.extend(text.details());

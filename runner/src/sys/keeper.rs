@@ -17,6 +17,7 @@ use std::time::Duration;
 use libc::{c_char, c_int, pid_t};
 use nix::errno::Errno;
 
+use super::cgroup::{self, Leaf, Place};
 use super::fd;
 use super::tree::Tree;
 
@@ -92,6 +93,7 @@ pub(crate) struct Keeper {
     control: OwnedFd,
     status: OwnedFd,
     leader: SharedPid,
+    leaf: Option<Leaf>,
 }
 
 /// A number that keeper and server both see, without a word on the pipe. Taken from pages that are never given back, as
@@ -167,7 +169,8 @@ const ORDER_END: u32 = 1;
 const ORDER_RELEASE: u32 = 2;
 
 impl Keeper {
-    /// Forks a keeper, which starts the leader. The leader's standard streams are closed here.
+    /// Forks a keeper, which starts the leader, both in a leaf of the session's scope where it has one. The leader's standard
+    /// streams are closed here.
     pub(crate) fn start(leader: &Leader, stdio: Stdio) -> io::Result<Self> {
         let lines = LIFELINES.get().ok_or_else(|| io::Error::other("no guardian"))?;
         let (control_read, control) = fd::pipe()?;
@@ -176,7 +179,8 @@ impl Keeper {
         let pointers = |strings: &[CString]| -> Vec<*const c_char> {
             strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
         };
-        let plan = Plan {
+        let mut leaf = cgroup::leaf(leader.critical);
+        let mut plan = Plan {
             candidates: pointers(&leader.candidates),
             argv: pointers(&leader.argv),
             env: leader.env.as_deref().map(pointers),
@@ -188,21 +192,38 @@ impl Keeper {
             guardian: lines.guardian.as_raw_fd(),
             alive: lines.alive.as_raw_fd(),
             shared: shared.0,
+            place: Place::new(leaf.as_ref()),
         };
         // SAFETY: the child calls only `keep`, which obeys the rules of this file and never returns.
-        match unsafe { raw_fork() } {
+        let mut pid = unsafe { raw_fork(leaf.as_ref()) };
+        if pid < 0 && leaf.is_some() {
+            // A sandbox around the session may know no clone3(2).
+            leaf = None;
+            plan.place = Place::new(None);
+            // SAFETY: as above.
+            pid = unsafe { raw_fork(None) };
+        }
+        match pid {
             0 => keep(&plan),
             pid if pid > 0 => {
                 // Now the program alone holds them: their end is its end.
                 drop(stdio);
-                Ok(Self { pid, control, status, leader: shared })
+                Ok(Self { pid, control, status, leader: shared, leaf })
             }
             _ => Err(io::Error::last_os_error()),
         }
     }
 
+    /// How the tree is kept together: `cgroup` or `subreaper`.
+    pub(crate) fn containment(&self) -> &'static str {
+        if self.leaf.is_some() { "cgroup" } else { "subreaper" }
+    }
+
     /// Ends the tree: SIGTERM, and SIGKILL for what is left after `grace`. A later order can only shorten it.
     pub(crate) fn end(&self, grace: Duration) {
+        if let Some(leaf) = &self.leaf {
+            leaf.will_be_killed();
+        }
         self.order(ORDER_END, u32::try_from(grace.as_millis()).unwrap_or(u32::MAX));
     }
 
@@ -246,12 +267,15 @@ impl Keeper {
         })
     }
 
-    /// For when the keeper was killed, and what it kept has a new parent: ends what is in the leader's session, which is
-    /// all that can still be told apart.
-    pub(crate) fn kill_leaders_session(&self) {
+    /// For when the keeper was killed, and what it kept has a new parent: ends what is in the leaf. Without one what is in
+    /// the leader's session is all that can still be told apart, and only if the leader was not known to have exited:
+    /// its number may be another's by now.
+    pub(crate) fn kill_orphans(&self, leader_exited: bool) {
         let leader = self.leader.0.load(Ordering::Relaxed);
-        if leader > 0 {
-            kill_session(leader);
+        match &self.leaf {
+            Some(leaf) => leaf.kill(),
+            None if leader > 0 && !leader_exited => kill_session(leader),
+            None => {}
         }
     }
 
@@ -276,14 +300,38 @@ fn kill_session(leader: pid_t) {
     }
 }
 
-/// fork(2) without the C library's handlers, which take locks that another thread may hold.
+/// fork(2) without the C library's handlers, which take locks that another thread may hold; into a leaf at once if there
+/// is one, as moving a process waits for a grace period of the whole machine.
 ///
 /// # Safety
 /// The child has one thread and a copy of everybody's locks: it may only make system calls until it execs or exits.
-unsafe fn raw_fork() -> pid_t {
-    // SAFETY: clone with no flags but the exit signal is fork; the order of the other arguments differs between
-    // machines, and all of them are zero.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+unsafe fn raw_fork(leaf: Option<&Leaf>) -> pid_t {
+    /// The first version of clone3(2)'s arguments that knows cgroups.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Arguments {
+        flags: u64,
+        before: [u64; 3],
+        exit_signal: u64,
+        between: [u64; 5],
+        cgroup: u64,
+    }
+    const INTO_CGROUP: u64 = 0x2_0000_0000;
+    let pid = if let Some(directory) = leaf.and_then(Leaf::fd) {
+        let cgroup = u64::try_from(directory.as_raw_fd()).unwrap_or(u64::MAX);
+        let arguments = Arguments {
+            flags: INTO_CGROUP,
+            exit_signal: libc::SIGCHLD as u64,
+            cgroup,
+            ..Arguments::default()
+        };
+        // SAFETY: clone3 with no flag but the cgroup is fork; it reads as much of the arguments as it is told.
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<Arguments>()) }
+    } else {
+        // SAFETY: clone with no flags but the exit signal is fork; the order of the other arguments differs between
+        // machines, and all of them are zero.
+        unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) }
+    };
     pid_t::try_from(pid).unwrap_or(-1)
 }
 
@@ -299,6 +347,7 @@ struct Plan<'a> {
     guardian: RawFd,
     alive: RawFd,
     shared: &'a AtomicI32,
+    place: Place,
 }
 
 unsafe extern "C" {
@@ -344,12 +393,15 @@ fn keep(plan: &Plan<'_>) -> ! {
             tell(plan.status, TELL_EXITED, status, c_int::from(alone));
         }
         if keep.told && (alone || keep.deaf) {
+            if !alone {
+                keep.release();
+            }
             exit(0);
         }
         match keep.order() {
             Order::None => {}
             Order::Release => {
-                let count = Tree::new().map_or(0, |mut tree| tree.descendants(this, |_| {}));
+                let count = keep.release();
                 tell(plan.status, TELL_RELEASED, c_int::try_from(count).unwrap_or(c_int::MAX), 0);
                 exit(0);
             }
@@ -457,6 +509,18 @@ impl Keep<'_> {
         (order, false)
     }
 
+    /// Moves what is left out of the session's scope, if it has one; how many processes are left.
+    fn release(&self) -> usize {
+        let place = &self.plan.place;
+        let Some(mut tree) = Tree::new() else { return 0 };
+        if place.has_leaf() {
+            place.release(self.this);
+            return tree.descendants(self.this, &mut |_| {});
+        }
+        // The scope may have come since this keeper began.
+        tree.descendants(self.this, &mut |pid| place.put_outside(pid))
+    }
+
     /// Ends everything below this process; how many processes could not be ended.
     fn end_tree(&mut self, grace: u64) -> usize {
         let Some(mut tree) = Tree::new() else {
@@ -468,7 +532,7 @@ impl Keep<'_> {
         // is stopped has to go on to hear it.
         let mut listed = [0 as pid_t; 1024];
         let mut count = 0;
-        tree.descendants(self.this, |pid| {
+        tree.descendants(self.this, &mut |pid| {
             if let Some(place) = listed.get_mut(count) {
                 *place = pid;
                 count += 1;
@@ -495,13 +559,14 @@ impl Keep<'_> {
                 deadline = deadline.min(now().saturating_add(sooner));
             }
         }
+        self.plan.place.kill();
         let deadline = now().saturating_add(KILL_MILLISECONDS);
         loop {
             // Stopped first, so that nothing forks while the rest is killed.
             let mut before = usize::MAX;
             for _ in 0..16 {
                 // SAFETY: descendants found this instant.
-                let count = tree.descendants(self.this, |pid| unsafe {
+                let count = tree.descendants(self.this, &mut |pid| unsafe {
                     libc::kill(pid, libc::SIGSTOP);
                 });
                 if count == before {
@@ -510,14 +575,14 @@ impl Keep<'_> {
                 before = count;
             }
             // SAFETY: as above.
-            tree.descendants(self.this, |pid| unsafe {
+            tree.descendants(self.this, &mut |pid| unsafe {
                 libc::kill(pid, libc::SIGKILL);
             });
             if self.reap_all() {
                 return 0;
             }
             if now() >= deadline {
-                return tree.descendants(self.this, |_| {});
+                return tree.descendants(self.this, &mut |_| {});
             }
             self.wait_for_anything_but_death(20);
         }

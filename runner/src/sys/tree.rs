@@ -43,7 +43,7 @@ impl Tree {
     }
 
     /// Calls `each` with every descendant of `root`, parents before children; returns how many there were.
-    pub(super) fn descendants(&mut self, root: pid_t, mut each: impl FnMut(pid_t)) -> usize {
+    pub(super) fn descendants(&mut self, root: pid_t, each: &mut dyn FnMut(pid_t)) -> usize {
         let count = self.read_processes();
         let processes = &mut self.processes[..count];
         // /proc lists by rising pid; a child mostly has a higher pid than its parent, so few passes are needed.
@@ -116,28 +116,36 @@ struct Entries([u8; 4096]);
 /// The number that a name is, up to its NUL.
 fn number(name: &[u8]) -> Option<pid_t> {
     let end = name.iter().position(|&b| b == 0)?;
-    let digits = &name[..end];
+    number_in(&name[..end])
+}
+
+/// The number that these digits are.
+pub(super) fn number_in(digits: &[u8]) -> Option<pid_t> {
     if digits.is_empty() || digits.len() > 9 {
         return None;
     }
     decimal(digits)
 }
 
+/// The digits of a number above 0.
+pub(super) fn digits(number: pid_t, text: &mut [u8; 10]) -> &[u8] {
+    let mut at = text.len();
+    let mut rest = number;
+    while rest > 0 && at > 0 {
+        at -= 1;
+        text[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    &text[at..]
+}
+
 /// The parent of `pid` by `/proc/PID/stat`; none for a process that is gone or already dead.
 fn parent_of(proc: c_int, pid: pid_t) -> Option<pid_t> {
     let mut path = [0u8; 24];
-    let mut digits = [0u8; 10];
-    let mut length = 0;
-    let mut rest = pid;
-    while rest > 0 {
-        digits[length] = b'0' + u8::try_from(rest % 10).ok()?;
-        rest /= 10;
-        length += 1;
-    }
-    for (to, from) in path.iter_mut().zip(digits[..length].iter().rev()) {
-        *to = *from;
-    }
-    path[length..length + 5].copy_from_slice(b"/stat");
+    let mut text = [0u8; 10];
+    let pid = digits(pid, &mut text);
+    path[..pid.len()].copy_from_slice(pid);
+    path[pid.len()..pid.len() + 5].copy_from_slice(b"/stat");
     // SAFETY: the path ends in a NUL, as the array was zeroed.
     let file = unsafe { libc::openat(proc, path.as_ptr().cast(), libc::O_RDONLY | libc::O_CLOEXEC) };
     if file < 0 {
@@ -189,7 +197,8 @@ mod tests {
         let grandchild: pid_t = said.trim().parse().unwrap();
         let mut found = Vec::new();
         let mut tree = Tree::new().unwrap();
-        let count = tree.descendants(pid_t::try_from(std::process::id()).unwrap(), |pid| found.push(pid));
+        let count =
+            tree.descendants(pid_t::try_from(std::process::id()).unwrap(), &mut |pid| found.push(pid));
         drop(shell.stdin.take());
         // SAFETY: a process this test started and has not waited for.
         unsafe { libc::kill(grandchild, libc::SIGKILL) };
