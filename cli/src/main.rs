@@ -11,6 +11,7 @@ mod get;
 mod options;
 mod outcome;
 mod pipe;
+mod pkg;
 mod place;
 mod put;
 mod report;
@@ -53,6 +54,8 @@ enum Verb {
     Put(put::Arguments),
     /// Fetch one file, whole and verified
     Get(get::Arguments),
+    /// Install, upgrade, downgrade or remove packages
+    Pkg(pkg::Arguments),
     /// Reload, restart, start, stop, enable, disable, mask or unmask services
     Service(service::Arguments),
     /// Give a user or group a rule of sudo, or take it away
@@ -74,6 +77,7 @@ impl Verb {
             Self::Sh(arguments) => sh::run(arguments).await,
             Self::Put(arguments) => put::run(arguments).await,
             Self::Get(arguments) => get::run(arguments).await,
+            Self::Pkg(arguments) => pkg::run(arguments).await,
             Self::Service(arguments) => service::run(arguments).await,
             Self::Sudoers(arguments) => sudoers::run(arguments).await,
             Self::Pipe(arguments) => pipe::run(arguments).await,

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use sortie_client::protocol::command::exec::ExecResult;
 use sortie_client::protocol::command::file_write::FileWriteResult;
+use sortie_client::protocol::command::pkg_ensure::PkgEnsureResult;
 use sortie_client::protocol::command::service_reload::ServiceReloadResult;
 use sortie_client::protocol::command::sudoers_ensure::SudoersEnsureResult;
 use sortie_client::protocol::message::{Level, Progress};
@@ -98,6 +99,14 @@ pub(crate) enum Done {
         check: bool,
         #[serde(flatten)]
         result: FileWriteResult,
+    },
+    /// See the protocol; `name` (empty for several packages) and `check` are as asked for.
+    Pkg {
+        #[serde(skip_serializing_if = "String::is_empty")]
+        name: String,
+        check: bool,
+        #[serde(flatten)]
+        result: Box<PkgEnsureResult>,
     },
     /// See the protocol; `name` and `check` are as asked for.
     Service {

@@ -4,7 +4,8 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use sortie_client::protocol::Stream;
-use sortie_client::protocol::message::Level;
+use sortie_client::protocol::command::pkg_ensure::PackageVersions;
+use sortie_client::protocol::message::{Level, Progress};
 
 use super::{Begun, Check, Done, Event, Failure, output_bytes};
 use crate::terminal::{Harmless, harmless};
@@ -60,13 +61,29 @@ impl Page<'_> {
 
 impl Human {
     pub(super) fn render(&mut self, event: Event, page: &mut Page<'_>) {
-        if self.progress && !matches!(event, Event::Progress { .. }) {
+        let is_progress = matches!(event, Event::Progress { .. } | Event::Message { progress: Some(_), .. });
+        if self.progress && !is_progress {
             self.progress = false;
             page.err.extend(b"\r\x1b[K");
         }
         match event {
             Event::Output { host, stream, data, encoding } => {
                 self.output((host, stream), &output_bytes(data, encoding), page);
+            }
+            // How far a command is, is for who watches.
+            Event::Message { host, message, progress: Some(progress), .. } => {
+                if page.err_terminal {
+                    self.progress = true;
+                    let message = harmless(message.as_bytes());
+                    let message = String::from_utf8_lossy(&message);
+                    let Progress { current, total, unit } = progress;
+                    let far = if unit == "percent" {
+                        format!("{current} %")
+                    } else {
+                        format!("{current} of {total}")
+                    };
+                    page.err.extend(format!("\r{host}: {message} ({far})\x1b[K").bytes());
+                }
             }
             Event::Message { host, level, message, .. } => {
                 let colour = if level == Level::Warn { "33" } else { "0" };
@@ -181,6 +198,28 @@ impl Human {
                     page.result(diff.trim_end_matches('\n'));
                 }
             }
+            Done::Pkg { name, check, result } => {
+                let what = done_to(&result.action, result.changed, check);
+                let only = PackageVersions {
+                    name,
+                    previous_version: result.previous_version,
+                    installed_version: result.installed_version,
+                };
+                if result.packages.is_empty() {
+                    page.result(&format!("{host}: {}: {what}: {}", only.name, versions(&only)));
+                } else {
+                    page.result(&format!("{host}: {what}"));
+                }
+                for package in result.packages {
+                    page.result(&format!("{host}: {}: {}", package.name, versions(&package)));
+                }
+                for package in result.also_changed {
+                    page.result(&format!("{host}: {}, with it: {}", package.name, versions(&package)));
+                }
+                if let Some(diff) = result.diff.filter(|diff| !diff.is_empty()) {
+                    page.result(diff.trim_end_matches('\n'));
+                }
+            }
             Done::Service { name, check, result } => {
                 let what = done_to(&result.action, result.changed, check);
                 let boot = if result.enabled { ", enabled" } else { "" };
@@ -282,8 +321,16 @@ fn size(bytes: u64) -> String {
         _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
     }
 }
+
 /// The runner's word for what was done or was so before, as a person says it.
 fn done_to(action: &str, changed: bool, check: bool) -> String {
     let words = action.replace('_', " ");
     if changed && check { format!("would be {words}") } else { words }
+}
+
+/// A package before and after.
+fn versions(package: &PackageVersions) -> String {
+    let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "none".to_owned());
+    let (old, new) = (version(&package.previous_version), version(&package.installed_version));
+    if old == new { new } else { format!("{old} -> {new}") }
 }

@@ -228,8 +228,8 @@ impl Ensure<'_> {
         if newest.is_some() {
             let spec = |name: &String| {
                 let row = available.0.iter().rfind(|row| row.is(name))?;
-                let is_new = self.found(before, name).is_none_or(|present| present.version != row.version);
-                is_new.then(|| (name.clone(), manager.exact(name, row)))
+                let is_new = |present: &Row| !present.is(name) || present.version != row.version;
+                before.iter().all(is_new).then(|| (name.clone(), manager.exact(name, row)))
             };
             targets = missing.iter().chain(&present).filter_map(|name| spec(name)).collect();
         } else if let Some((simulate, act)) = manager.upgrade {
@@ -358,8 +358,9 @@ impl Ensure<'_> {
                 text.push('\n');
             }
         })?;
-        // To know no such package is an answer; to be unable to look is none.
-        if !ran.ok() && !said::is_not_found(&ran) {
+        // To know no such package is an answer, and so is to have none at all; to be unable to look is none.
+        let said_nothing = ran.stdout.is_empty() && ran.stderr.is_empty();
+        if !ran.ok() && !said_nothing && !said::is_not_found(&ran) {
             return Err(said::failure(self.request.manager, "look at its packages", &ran));
         }
         Ok((read(&text), ran))

@@ -14,7 +14,7 @@ pub(super) const IS_OLDER: &str = "rpm --eval %{lua:print(rpm.vercmp(\"A\",\"B\"
 
 pub(super) static DNF: Manager = Manager {
     name: "dnf",
-    programs: &["dnf", "dnf5"],
+    programs: &["dnf", "dnf5", "dnf-3"],
     env: &[],
     installed: INSTALLED,
     installed_by_name: true,

@@ -86,6 +86,7 @@ const CAUSES: &[(Cause, &[&str])] = &[
             "has no installation candidate",
             "was not found",
             "is not installed",
+            "database file for",
             "No matching",
             "No match for argument",
             "Unable to find a match",
