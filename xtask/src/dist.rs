@@ -108,6 +108,18 @@ pub(crate) fn make_for_tests(workspace: &Workspace) -> Result<Made> {
     make(workspace, &way, &directory)
 }
 
+/// Puts the runners of [`run`] for other machines beside the one of [`make_for_tests`], for hosts that are such.
+pub(crate) fn add_foreign_for_tests(workspace: &Workspace) -> Result<()> {
+    let native = Target::native()?;
+    for target in SHIPPED.iter().filter(|target| target.machine != native.machine) {
+        let (from, to) = (workspace.dist_dir(), workspace.test_runners_dir());
+        let (from, to) = (from.join(target.file_name()), to.join(target.file_name()));
+        fs::copy(&from, &to)
+            .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    }
+    Ok(())
+}
+
 /// Builds, checks and puts in place one runner.
 fn make(workspace: &Workspace, way: &Way, directory: &Path) -> Result<Made> {
     let target = way.target;

@@ -68,7 +68,10 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
             eprintln!("{thing}");
         }
         steps.step("setup for dist", || setup::for_dist(workspace))?;
-        steps.step("runners of all machines", || dist::run(workspace, &dist::Arguments::default()))?;
+        steps.step("runners of all machines", || {
+            dist::run(workspace, &dist::Arguments::default())?;
+            dist::add_foreign_for_tests(workspace)
+        })?;
     }
     if arguments.filters.is_empty() {
         steps.step("documentation's examples", || {

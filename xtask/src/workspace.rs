@@ -65,7 +65,7 @@ impl Workspace {
         self.target_dir.join("dist")
     }
 
-    /// Where the one runner goes that tests use, apart from `dist` so that no old foreign one lies beside it.
+    /// Where the runner goes that tests use, apart from `dist` so that no old foreign one lies beside it.
     pub(crate) fn test_runners_dir(&self) -> PathBuf {
         self.target_dir.join("test-runners")
     }

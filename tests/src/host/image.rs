@@ -21,7 +21,7 @@ const PACKAGES: [&str; 3] = ["openssh-server", "sudo", "iproute2"];
 /// The image of a kind, built now if it is not there. Only one process builds an image; the others wait for it.
 ///
 /// # Errors
-/// [`Missing`] says whether this machine lacks something or building failed.
+/// [`Missing`] says whether this machine lacks something, what runs hosts included, or building failed.
 pub fn ensure(kind: Kind) -> Result<PathBuf, Missing> {
     if !crate::is_root() {
         return Err(Missing::NotHere("needs root".to_owned()));
@@ -82,12 +82,16 @@ fn digest(recipe: &Recipe) -> Result<String> {
     Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// What every lab needs, and Debian's packages of it.
+const PROGRAMS: [(&str, &str); 3] =
+    [("systemd-nspawn", "systemd-container"), ("ip", "iproute2"), ("nft", "nftables")];
+
 fn require(recipe: &Recipe) -> Result<(), Missing> {
     let programs: &[(&str, &str)] = match recipe {
         Recipe::Busybox => &[("busybox", "busybox"), ("dropbear", "dropbear-bin")],
         Recipe::Debian(_) => &[("mmdebstrap", "mmdebstrap")],
     };
-    for (program, package) in programs {
+    for (program, package) in PROGRAMS.iter().chain(programs) {
         if crate::which(program).is_none() {
             return Err(Missing::NotHere(format!("{program} is not installed: apt-get install {package}")));
         }

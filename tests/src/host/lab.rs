@@ -36,18 +36,11 @@ impl Lab {
     /// An empty lab. The calling thread, and what it starts from now on, is in its network.
     ///
     /// # Errors
-    /// When this process is not root, a program that labs need is not installed, or the kernel refuses.
+    /// When this process is not root, a program that labs need is not installed ([`crate::require_kind!`] asks for
+    /// them), or the kernel refuses.
     #[allow(clippy::unused_async, reason = "a runtime is to be there, and a later lab may need to wait")]
     pub async fn start() -> Result<Self> {
         ensure!(crate::is_root(), "a lab needs root");
-        for (program, package) in
-            [("systemd-nspawn", "systemd-container"), ("ip", "iproute2"), ("nft", "nftables")]
-        {
-            ensure!(
-                crate::which(program).is_some(),
-                "{program} is not installed\n  apt-get install {package}"
-            );
-        }
         let shared = Arc::new(Shared::start()?);
         let entered = Entered::enter(shared.init)?;
         Ok(Self { shared, _entered: entered })

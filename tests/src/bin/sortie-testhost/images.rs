@@ -1,22 +1,15 @@
-//! Builds images ahead of the tests. One that cannot be had is said and left: its tests will say so too.
+//! Builds images ahead of the tests. One that cannot be had is said and left: its tests will say so too, each in its way.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use sortie_tests::host::{Kind, Missing, image};
 
 pub(super) fn build(full: bool) -> Result<()> {
-    let mut failed = 0;
     for kind in Kind::ALL.into_iter().filter(|kind| full || kind.is_always_tested()) {
         match image::ensure(kind) {
             Ok(path) => println!("{kind}: {}", path.display()),
-            Err(Missing::NotHere(reason)) => println!("{kind}: not here: {reason}"),
-            Err(Missing::Failed(error)) => {
-                println!("{kind}: {error:#}");
-                failed += 1;
-            }
+            Err(Missing::NotHere(reason)) => println!("{kind}: cannot be had here: {reason}"),
+            Err(Missing::Failed(error)) => println!("{kind}: {error:#}"),
         }
-    }
-    if failed > 0 {
-        bail!("{failed} images could not be built");
     }
     Ok(())
 }
