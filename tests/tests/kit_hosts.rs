@@ -99,10 +99,7 @@ async fn another_package_manager_is_the_hosts_own(kind: Kind) -> Result<()> {
     };
     assert_eq!(host.sh("command -v apt-get apt dpkg").await?.stdout, "");
     host.sh(&format!("{install} th-hello")).await?.fine()?;
-    assert_eq!(
-        host.read("/usr/share/th-hello/version").await?.strip_suffix(b"\n"),
-        Some(&b"th-hello 1.1"[..])
-    );
+    assert!(host.read("/usr/share/th-hello/version").await?.starts_with(b"th-hello 1.1"));
     // It came with what it needs, and its scripts have run.
     host.sh(&format!("{query} th-lib && test -s /var/log/th-hello.log")).await?.fine()?;
     Ok(())
