@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use sortie_client::protocol::command::exec::Exec;
 use sortie_client::ssh_config::ConfigSource;
-use sortie_client::{Client, RunnerSet, SshSettings, Target};
+use sortie_client::{Client, RunnerSet, Session, SshSettings, Target};
 use sortie_tests::access::Access;
 use sortie_tests::proxy::Proxy;
 use sortie_tests::runner;
@@ -44,6 +44,20 @@ pub(crate) fn ssh(config: &Path) -> Command {
     let mut command = Command::new("ssh");
     command.arg("-F").arg(config).args(["-o", "BatchMode=yes", "bench"]);
     command
+}
+
+/// A session of the client crate.
+pub(crate) async fn connect(access: &Access) -> Result<Session> {
+    let ssh = SshSettings {
+        config: ConfigSource::None,
+        identities: vec![access.identity.clone()],
+        user_known_hosts: Some(vec![access.known_hosts.clone()]),
+        global_known_hosts: Some(Vec::new()),
+        ..SshSettings::default()
+    };
+    let runners = RunnerSet::from_dir(&runner::directory()?)?;
+    let target = Target::parse(&format!("{}@{}", access.user, access.addr()))?;
+    Ok(Client::builder().runners(runners).ssh(ssh).build().connect(&target).await?)
 }
 
 async fn round_trips(bench: &mut Bench, access: &Access, directory: &Path) -> Result<()> {
@@ -133,17 +147,7 @@ fn wall(bench: &mut Bench, access: &Access, directory: &Path) -> Result<()> {
 /// A hundred independent commands over a link of 100 ms, sent together.
 async fn many_commands(bench: &mut Bench, access: &Access) -> Result<()> {
     let proxy = Proxy::builder(access.addr()).delay(DELAY).start().await?;
-    let access = access.via(proxy.addr().port())?;
-    let ssh = SshSettings {
-        config: ConfigSource::None,
-        identities: vec![access.identity.clone()],
-        user_known_hosts: Some(vec![access.known_hosts.clone()]),
-        global_known_hosts: Some(Vec::new()),
-        ..SshSettings::default()
-    };
-    let runners = RunnerSet::from_dir(&runner::directory()?)?;
-    let target = Target::parse(&format!("{}@127.0.0.1:{}", access.user, access.port))?;
-    let session = Client::builder().runners(runners).ssh(ssh).build().connect(&target).await?;
+    let session = connect(&access.via(proxy.addr().port())?).await?;
     let (mut one, mut hundred) = (Sample::default(), Sample::default());
     for _ in 0..bench.runs {
         let begun = Instant::now();

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the budgets, measured as ratios against a peer in the same run. Nothing here passes or fails:
 //! it prints figures, their spread and the budget beside them.
 
+mod becoming;
 mod connect;
 mod measure;
 mod runner;
@@ -32,5 +33,6 @@ async fn main() -> Result<()> {
     runner::measure(&mut bench).await?;
     connect::measure(&mut bench).await?;
     stream::measure(&mut bench).await?;
+    becoming::measure(&mut bench.table, bench.runs)?;
     Ok(())
 }
