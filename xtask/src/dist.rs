@@ -91,7 +91,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 /// A runner for tests on this machine: as shipped where there is a way, else static with glibc, which it says.
 pub(crate) fn make_for_tests(workspace: &Workspace) -> Result<Made> {
     let native = Target::native()?;
-    let way = match Ways::look(workspace)?.find(native, false, None) {
+    let ways = Ways::look(workspace)?;
+    // As it ships where that can be built, so that what is tested, its size too, is what users get.
+    let way = match ways.find(native, ways.has_source(), None) {
         Ok(way) => way,
         Err(error) => {
             eprintln!(
@@ -158,7 +160,7 @@ fn check_size(way: &Way, made: &Made) -> Result<()> {
     if !way.target.triple.contains("musl") {
         return Ok(());
     }
-    let (size, gzip_size) = if way.std_rebuilt { (448 * KIB, Some(220 * KIB)) } else { (832 * KIB, None) };
+    let (size, gzip_size) = if way.std_rebuilt { (704 * KIB, Some(340 * KIB)) } else { (1152 * KIB, None) };
     let scaled = |limit: u64| if way.target.machine == "x86_64" { limit } else { limit * 135 / 100 };
     let within = |what, is: u64, limit: u64| {
         ensure!(is <= limit, "its {what} is {:.1} KiB, over the budget of {:.1} KiB", kib(is), kib(limit));

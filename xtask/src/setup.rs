@@ -108,7 +108,13 @@ pub(crate) fn for_tests(workspace: &Workspace) -> Result<Missing> {
         }
     }
     missing.extend(ensure_ways(workspace, &[Target::native()?], &mut apt)?);
+    add_library_source(workspace)?;
     Ok(missing)
+}
+
+/// Tries to have the source of the standard library, which makes runners as small as they ship.
+fn add_library_source(workspace: &Workspace) -> Result<bool> {
+    Ok(Ways::look(workspace)?.has_source() || rustup(&["component", "add", "rust-src"]).is_ok())
 }
 
 /// Tries to give this machine's own target a way of being built; says what is missing and leaves it at that.
@@ -124,7 +130,7 @@ pub(crate) fn for_dist(workspace: &Workspace) -> Result<Missing> {
     let mut apt = Apt::default();
     let mut missing = apt.ensure(&EMULATORS);
     missing.extend(ensure_ways(workspace, &SHIPPED, &mut apt)?);
-    if !Ways::look(workspace)?.has_source() && rustup(&["component", "add", "rust-src"]).is_err() {
+    if !add_library_source(workspace)? {
         missing.push(
             "dist --small needs the source of the standard library\n  rustup component add rust-src".into(),
         );
