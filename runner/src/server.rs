@@ -136,7 +136,7 @@ impl Server {
             lease: options.lease,
             concurrency: options.concurrency.unwrap_or(1),
         };
-        let hops = Arc::new(Hops::new(settings, &output));
+        let hops = Arc::new(Hops::new(settings, &output, &wake));
         // After READY, which it must not delay.
         scope::ask_for_one(&session, streams.guardian, options.ttl);
         Ok(Self {

@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::idempotency::{Outcome, keeps};
 use crate::job::{Ended, Job};
 use crate::output::{Output, lock, now};
-use crate::sys::fd::{self, Waiting};
+use crate::sys::fd::{self, Waiting, Wake};
 use crate::sys::{self, host};
 
 mod refusal;
@@ -41,6 +41,8 @@ pub(crate) struct Settings {
 pub(crate) struct Hops {
     settings: Arc<Settings>,
     output: Arc<Output>,
+    /// Of the main thread.
+    main: Arc<Wake>,
     table: Mutex<Table>,
 }
 
@@ -133,8 +135,9 @@ pub(crate) fn check(whom: &Become) -> Result<(), Failure> {
 }
 
 impl Hops {
-    pub(crate) fn new(settings: Settings, output: &Arc<Output>) -> Self {
-        Self { settings: Arc::new(settings), output: Arc::clone(output), table: Mutex::default() }
+    pub(crate) fn new(settings: Settings, output: &Arc<Output>, main: &Arc<Wake>) -> Self {
+        let (output, main) = (Arc::clone(output), Arc::clone(main));
+        Self { settings: Arc::new(settings), output, main, table: Mutex::default() }
     }
 
     /// Runs the command as the user it wants.
@@ -188,6 +191,9 @@ impl Hops {
         sys::start::thread(c"hop", STACK, Box::new(move || driven.drive(&settings)))
             .map_err(|error| Failure::io("no thread for another user's runner", &error))?;
         table.hops.push(Arc::clone(&hop));
+        table.pinged.get_or_insert_with(Instant::now);
+        // It has a deadline more now.
+        self.main.wake();
         Ok(hop)
     }
 
@@ -195,7 +201,7 @@ impl Hops {
     pub(crate) fn next_ping(&self) -> Option<Instant> {
         let table = lock(&self.table);
         let lease = self.settings.lease.filter(|_| !table.hops.is_empty())?;
-        Some(table.pinged.map_or_else(Instant::now, |at| at + lease / 3))
+        table.pinged.map(|at| at + lease / 3)
     }
 
     /// Tells the others that this runner lives, which is what their lease is about.

@@ -10,8 +10,10 @@ use crate::tool::last_lines;
 pub(super) type Reason = (&'static str, &'static str);
 
 pub(super) const WRONG_PASSWORD: Reason = ("wrong_password", "the password is wrong");
-pub(super) const PASSWORD_REQUIRED: Reason =
-    ("password_required", "a password is required and none was given (--ask-become-pass)");
+pub(super) const PASSWORD_REQUIRED: Reason = (
+    "password_required",
+    "a password is required and none was given (--ask-become-pass), unless a rule allows /bin/sh without one",
+);
 pub(super) const MISSING_PROGRAM: Reason = ("missing_program", "the host has no such program");
 pub(super) const NEEDS_TERMINAL: Reason =
     ("needs_terminal", "a terminal is required, and the host gives none");
@@ -22,7 +24,7 @@ const NOT_ALLOWED: Reason = (
     "not_allowed",
     "the rules do not allow this user to run /bin/sh as that one, which is what it takes; a list of other programs is not enough",
 );
-const NOT_IN_SUDOERS: Reason = ("not_in_sudoers", "no rule of sudoers allows this user anything");
+const NOT_IN_SUDOERS: Reason = ("not_in_sudoers", "no rule of sudoers allows this");
 const UNKNOWN_USER: Reason = ("unknown_user", "there is no such user on the host");
 const EXPIRED: Reason = ("account_expired", "an account or password is expired or locked");
 const NO_PRIVILEGES: Reason = (
@@ -54,7 +56,8 @@ const SAID: &[(&str, Reason)] = &[
     ("effective uid", NO_PRIVILEGES),
     ("no new privileges", NO_PRIVILEGES),
     ("assword is required", PASSWORD_REQUIRED),
-    ("authentication is required", PASSWORD_REQUIRED),
+    ("uthentication is required", PASSWORD_REQUIRED),
+    ("uthentication required", PASSWORD_REQUIRED),
     ("uthorization required", PASSWORD_REQUIRED),
     ("incorrect password", WRONG_PASSWORD),
     ("ncorrect authentication", WRONG_PASSWORD),
@@ -119,6 +122,7 @@ mod tests {
             ("sudo: a password is required\n", "password_required"),
             ("sudo: interactive authentication is required\n", "password_required"),
             ("doas: Authorization required\n", "password_required"),
+            ("doas: Authentication required\n", "password_required"),
             ("doas: Authentication failed\n", "wrong_password"),
             ("doas: Operation not permitted\n", "not_allowed"),
             ("su: Authentication failure\n", "wrong_password"),

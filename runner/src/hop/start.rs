@@ -231,7 +231,11 @@ impl Child {
                         self.said.push(b'\n');
                     }
                     None if privileged && is_ready(line) => return Ok(()),
-                    None => {}
+                    // nologin(8) says it here.
+                    None => {
+                        self.said.extend_from_slice(line);
+                        self.said.push(b'\n');
+                    }
                 }
             }
             if came.frames == Some(0) || (over && !came.anything) {
@@ -367,7 +371,11 @@ fn listen(from: &OwnedFd, said: &mut Vec<u8>) -> bool {
 fn is_prompt(said: &[u8], method: BecomeMethod, token: &str) -> bool {
     match method {
         BecomeMethod::Sudo => String::from_utf8_lossy(said).contains(token),
-        _ => said.trim_ascii_end().ends_with(b":") && !said.ends_with(b"\n"),
+        _ => {
+            let line = said.rsplit(|&b| b == b'\n').next().unwrap_or_default().trim_ascii();
+            // The beginning of a message, which may come in pieces, is none.
+            line.ends_with(b":") && line != [refusal::program(method).as_bytes(), b":"].concat()
+        }
     }
 }
 
@@ -391,6 +399,7 @@ mod tests {
         assert!(other("\rdoas (deploy@web1) password: "));
         assert!(other("Password:"));
         assert!(!other("Last failed login:\n") && !other("") && !other("doas: Authentication failed\n"));
+        assert!(!other("\ndoas: "));
     }
 
     #[test]

@@ -12,9 +12,9 @@ use crate::keys::KeyPair;
 pub enum Kind {
     /// Debian 11 with systemd: OpenSSH 8.4, sudo 1.9.5.
     Debian11,
-    /// Debian 12 with systemd: OpenSSH 9.2, sudo 1.9.13.
+    /// Debian 12 with systemd: OpenSSH 9.2, sudo 1.9.13, doas.
     Debian12,
-    /// Debian 13 with systemd: OpenSSH 10.0, sudo 1.9.16.
+    /// Debian 13 with systemd: OpenSSH 10.0, sudo 1.9.16, sudo-rs beside it, doas.
     Debian13,
     /// Debian 13 with OpenRC instead of systemd.
     OpenRc,
@@ -89,8 +89,14 @@ impl Kind {
         const SYSTEMD: &[&str] = &["systemd", "systemd-sysv", "dbus"];
         match self {
             Kind::Debian11 => debian("bullseye", SYSTEMD, &[APT]),
-            Kind::Debian12 => debian("bookworm", SYSTEMD, &[APT]),
-            Kind::Debian13 => debian("trixie", SYSTEMD, &[APT]),
+            Kind::Debian12 => {
+                const DOAS: &[&str] = &["systemd", "systemd-sysv", "dbus", "opendoas"];
+                debian("bookworm", DOAS, &[APT])
+            }
+            Kind::Debian13 => {
+                const SUDO_RS: &[&str] = &["systemd", "systemd-sysv", "dbus", "opendoas", "sudo-rs"];
+                debian("trixie", SUDO_RS, &[APT])
+            }
             Kind::OpenRc => {
                 const OPENRC: &[&str] = &[
                     "openrc",
