@@ -397,7 +397,7 @@ pub(crate) mod tests {
     };
 
     /// The names of the fields that serde knows of a type.
-    fn names_by_serde<'de, T: Deserialize<'de>>() -> Vec<&'static str> {
+    pub(crate) fn names_by_serde<'de, T: Deserialize<'de>>() -> Vec<&'static str> {
         struct Asked<'a>(&'a Cell<&'static [&'static str]>);
         impl<'de> serde::Deserializer<'de> for Asked<'_> {
             type Error = serde::de::value::Error;

@@ -9,6 +9,7 @@
 pub mod command;
 mod decode;
 mod describe;
+mod encode;
 pub mod error;
 pub mod frame;
 pub mod message;
@@ -23,6 +24,7 @@ mod value;
 pub use command::{CommandSpec, CommandType};
 pub use decode::{Decode, Invalid, decode};
 pub use describe::describe;
+pub use encode::{Encode, Json, Object, encode, frame};
 pub use error::{ErrorClass, ErrorCode};
 pub use frame::{FRAME_LIMIT, FrameDecoder, Line};
 pub use message::{ControllerMessage, Rejected, RunnerMessage};

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use crate::command::CommandType;
 use crate::decode::{Invalid, Slot, decode, fields, read, words};
 use crate::describe::describe;
+use crate::encode::{Encode, Json, shown};
 use crate::error::{ErrorClass, ErrorCode};
 use crate::text::{Encoding, Stream};
 use crate::time::{Timestamp, is_rfc3339};
@@ -58,6 +59,8 @@ pub struct Ready {
     pub host: Option<HostFacts>,
 }
 
+shown!(Ready: version platform arch pid capabilities metadata [protocol session nonce sha256 limits host]);
+
 /// The version of the protocol that a runner speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -67,6 +70,8 @@ pub struct ProtocolVersion {
     /// Raised with every addition.
     pub minor: u32,
 }
+
+shown!(ProtocolVersion: major minor []);
 
 /// The limits of a session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +93,8 @@ pub struct Limits {
     /// Seconds without any frame after which the runner ends; 0 for none.
     pub lease: u64,
 }
+
+shown!(Limits: frame_bytes concurrency output_bytes stdin_window queue_commands queue_bytes lease []);
 
 /// Facts of the host. What could not be found out is empty or 0.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +128,9 @@ pub struct HostFacts {
     /// `docker`, `podman`, `lxc`, `systemd-nspawn`, … or empty.
     pub container: String,
 }
+
+shown!(HostFacts:
+    hostname os_id os_version kernel boot_id uid user cpus memory_bytes init package_manager sudo container []);
 
 /// CMD: one command.
 #[derive(Clone, Serialize, Deserialize)]
@@ -234,6 +244,8 @@ pub struct Event {
     pub encoding: Option<Encoding>,
 }
 
+shown!(Event: command_id level message [progress metadata stream seq encoding]);
+
 /// Importance of an EVENT.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -260,6 +272,8 @@ pub struct Progress {
     #[serde(default, deserialize_with = "null_is_default")]
     pub unit: String,
 }
+
+shown!(Progress: current total unit []);
 
 /// DONE: a command ended and this is what it gave. `R` is the command's result type where it is known.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -302,6 +316,8 @@ pub struct ErrorFrame {
     pub class: Option<ErrorClass>,
 }
 
+shown!(ErrorFrame: [command_id] code message [details] retryable [retry_after class]);
+
 impl ErrorFrame {
     /// An error with the class and retry advice of its code.
     #[must_use]
@@ -332,6 +348,8 @@ pub struct Exit {
     pub commands_total: u64,
 }
 
+shown!(Exit: reason exit_code self_deleted commands_total []);
+
 /// Why a runner ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -356,7 +374,26 @@ pub enum ExitReason {
     Unknown,
 }
 
+impl Encode for ExitReason {
+    fn encode(&self, json: &mut Json<'_>) {
+        self.name().encode(json);
+    }
+}
+
 impl ExitReason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::StdinClosed => "stdin_closed",
+            Self::PeerLost => "peer_lost",
+            Self::TtlExpired => "ttl_expired",
+            Self::LeaseExpired => "lease_expired",
+            Self::Signal => "signal",
+            Self::Error => "error",
+            Self::Unknown => "unknown",
+        }
+    }
+
     /// The exit status that goes with the reason.
     #[must_use]
     pub fn exit_code(self) -> i32 {
@@ -385,6 +422,7 @@ pub struct Input {
 }
 
 fields!(Input { command_id; data, encoding, eof });
+shown!(Input: command_id data [encoding eof]);
 
 impl fmt::Debug for Input {
     /// The data stays out: it may hold secrets.
@@ -406,6 +444,7 @@ pub struct Credit {
 }
 
 fields!(Credit { command_id, stream, bytes; });
+shown!(Credit: command_id stream bytes []);
 
 /// CANCEL: end a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -419,6 +458,7 @@ pub struct Cancel {
 }
 
 fields!(Cancel { command_id; grace });
+shown!(Cancel: command_id [grace]);
 
 /// PING and PONG.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -430,6 +470,7 @@ pub struct Ping {
 }
 
 fields!(Ping { ; token });
+shown!(Ping: token []);
 
 /// CONFIRM: keep a change that would be rolled back otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -440,6 +481,7 @@ pub struct Confirm {
 }
 
 fields!(Confirm { command_id; });
+shown!(Confirm: command_id []);
 
 /// SHUTDOWN: accept no more, finish what was accepted, go.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -584,6 +626,21 @@ fn envelope(line: &[u8]) -> Result<Envelope<'_>, Rejected> {
 }
 
 impl RunnerMessage {
+    /// The `type` and the `data` of the envelope.
+    #[must_use]
+    pub fn parts(&self) -> (&'static str, &dyn Encode) {
+        let data: &dyn Encode = match self {
+            Self::Ready(data) => &**data,
+            Self::Event(data) => data,
+            Self::Done(data) => data,
+            Self::Error(data) => data,
+            Self::Exit(data) => data,
+            Self::Credit(data) => data,
+            Self::Pong(data) => data,
+        };
+        (self.type_name(), data)
+    }
+
     /// Reads one line of a runner.
     ///
     /// # Errors

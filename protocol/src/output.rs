@@ -37,7 +37,7 @@ pub fn event_line(command_id: &str, timestamp: Timestamp, stream: Stream, seq: u
 }
 
 /// Appends UTF-8 as it stands inside a JSON string (RFC 8259 §7).
-fn escape(text: &[u8], line: &mut Vec<u8>) {
+pub(crate) fn escape(text: &[u8], line: &mut Vec<u8>) {
     let mut rest = text;
     loop {
         let (plain, special) = rest.split_at(plain_prefix(rest));

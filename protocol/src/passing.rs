@@ -3,6 +3,7 @@
 use serde_json::value::RawValue;
 
 use crate::decode::{Invalid, decode, fields, members};
+use crate::encode::shown;
 use crate::message::Strings;
 use crate::value::Secret;
 
@@ -65,7 +66,10 @@ impl<'a> Passing<'a> {
             code: data.code,
             details: data.details,
             awaits: data.metadata.contains_key("awaiting"),
-            duration: data.duration.and_then(|text| text.get().parse().ok()).unwrap_or_default(),
+            duration: data
+                .duration
+                .and_then(|text| serde_json::from_str(text.get()).ok())
+                .unwrap_or_default(),
             result: data.result,
         })
     }
@@ -111,6 +115,20 @@ impl UseSudo {
         Ok(found)
     }
 }
+
+/// A CMD on its way. Its key stays with the runner that forwards it, where the first answer is kept; so does whom to become.
+#[allow(missing_docs, reason = "the fields are those of CommandMessage")]
+pub struct Forwarded<'a> {
+    pub id: &'a str,
+    pub r#type: &'a str,
+    pub timeout: u64,
+    pub params: &'a RawValue,
+    pub check: bool,
+    pub diff: bool,
+    pub window: Option<u64>,
+}
+
+shown!(Forwarded<'a>: id r#type timeout params check diff [window]);
 
 #[cfg(test)]
 mod tests {

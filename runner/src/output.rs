@@ -4,21 +4,16 @@
 //! not read is bounded: big senders wait, small ones ([`Output::send`]) are limited by their callers.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
-use sortie_protocol::RunnerMessage;
-use sortie_protocol::message::write_frame;
 use sortie_protocol::time::Timestamp;
+use sortie_protocol::{Encode, Json, RunnerMessage};
 
 use crate::sys::fd::{self, Wake};
 use crate::sys::start;
-
-/// Bytes handed to one write(2) where a frame is longer than that.
-const CHUNK: usize = 128 * 1024;
 
 /// Bytes of events and results that wait for the peer before their senders do.
 const MOST_WAITING: usize = 512 * 1024;
@@ -70,7 +65,8 @@ impl Output {
 
     /// Sends a small frame without ever waiting.
     pub(crate) fn send(&self, message: &RunnerMessage) {
-        let line = message.to_line(now());
+        let (kind, data) = message.parts();
+        let line = sortie_protocol::frame(kind, now(), data);
         let mut state = self.lock();
         if self.write_at_once(&mut state, &line) {
             return;
@@ -83,21 +79,25 @@ impl Output {
 
     /// Sends a frame, waiting for room as long as `go_on` says so; whether it was sent. Once begun, a frame is sent
     /// whole whatever `go_on` says.
-    pub(crate) fn send_bulk(&self, kind: &str, data: &impl Serialize, go_on: impl Fn() -> bool) -> bool {
+    pub(crate) fn send_bulk(&self, kind: &str, data: &dyn Encode, go_on: &dyn Fn() -> bool) -> bool {
         if !self.begin(go_on) {
             return false;
         }
-        let mut chunks = Chunks { output: self, chunk: Vec::new() };
-        // Serialising our own types cannot fail, and Chunks takes everything.
-        let _ = write_frame(kind, now(), data, &mut chunks);
-        let chunk = std::mem::take(&mut chunks.chunk);
-        self.push(chunk, true);
+        let mut take = |piece| {
+            self.push(piece, false);
+            // The frame has begun, so it is finished: only a lost peer ends the wait.
+            self.wait_for_room();
+        };
+        let mut json = Json::in_pieces(&mut take);
+        json.frame(kind, now(), data);
+        let rest = json.into_rest();
+        self.push(rest, true);
         self.room.notify_all();
         true
     }
 
     /// As [`Self::send_bulk`], a frame that is a line already.
-    pub(crate) fn send_line(&self, line: Vec<u8>, go_on: impl Fn() -> bool) {
+    pub(crate) fn send_line(&self, line: Vec<u8>, go_on: &dyn Fn() -> bool) {
         if self.begin(go_on) {
             self.push(line, true);
             self.room.notify_all();
@@ -105,7 +105,7 @@ impl Output {
     }
 
     /// Waits until a frame may begin; whether it may.
-    fn begin(&self, go_on: impl Fn() -> bool) -> bool {
+    fn begin(&self, go_on: &dyn Fn() -> bool) -> bool {
         let mut state = self.lock();
         while (state.handing_over || state.bulk_bytes >= MOST_WAITING) && !state.broken && go_on() {
             state = self.wait(state);
@@ -121,7 +121,8 @@ impl Output {
     /// read, as it would end up inside that one.
     pub(crate) fn send_last(&self, message: &RunnerMessage) {
         if !self.lock().handing_over {
-            self.push(message.to_line(now()), true);
+            let (kind, data) = message.parts();
+            self.push(sortie_protocol::frame(kind, now(), data), true);
         }
     }
 
@@ -232,29 +233,6 @@ impl Output {
             *state = State { broken: true, ..State::default() };
             state = self.work.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
-    }
-}
-
-/// Cuts a frame into chunks on its way into the queue.
-struct Chunks<'a> {
-    output: &'a Output,
-    chunk: Vec<u8>,
-}
-
-impl Write for Chunks<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.chunk.is_empty() && self.chunk.len() + bytes.len() > CHUNK {
-            let full = std::mem::take(&mut self.chunk);
-            self.output.push(full, false);
-            // The frame has begun, so it is finished: only a lost peer ends the wait.
-            self.output.wait_for_room();
-        }
-        self.chunk.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -577,7 +577,7 @@ impl Server {
                     let output = Arc::clone(&self.output);
                     // It may be large and then waits for the peer: not here.
                     let replay = move || {
-                        output.send_bulk("DONE", &done, || true);
+                        output.send_bulk("DONE", &done, &|| true);
                         Outcome::Replayed
                     };
                     self.begin(&job, Box::new(replay));

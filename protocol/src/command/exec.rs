@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::decode::{fields, words};
+use crate::encode::shown;
 use crate::text::Encoding;
 use crate::value::{Mode, Secret, empty_is_none, is_default, null_is_default};
 
@@ -173,6 +174,12 @@ pub struct ExecResult {
     pub containment: String,
 }
 
+shown!(ExecResult:
+    exit_code
+    [stdout stdout_encoding stdout_gap stderr stderr_encoding stderr_gap]
+    duration
+    [signal stdout_open left_running skipped containment]);
+
 /// A hole in captured output: head and tail were kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -182,6 +189,8 @@ pub struct Gap {
     /// How many bytes are missing there.
     pub bytes: u64,
 }
+
+shown!(Gap: offset bytes []);
 
 impl Exec {
     /// A program with its arguments, run without any shell.

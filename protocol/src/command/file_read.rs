@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decode::fields;
+use crate::encode::shown;
 use crate::text::Encoding;
 use crate::value::{is_default, null_is_default};
 
@@ -62,6 +63,9 @@ pub struct FileReadResult {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub version: String,
 }
+
+shown!(FileReadResult:
+    content [encoding] size mode owner group [owner_name group_name] checksum truncated [version]);
 
 impl FileRead {
     /// A read from the beginning of `path`.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::exec::From;
 use crate::decode::{Slot, fields};
+use crate::encode::shown;
 use crate::text::Encoding;
 use crate::value::{Mode, Secret, Sha256Hex, empty_is_none, is_default, null_is_default};
 
@@ -85,6 +86,8 @@ pub struct FileWriteResult {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diff: Option<String>,
 }
+
+shown!(FileWriteResult: bytes_written created [backup_path] checksum changed [diff]);
 
 impl FileWrite {
     /// A write to `path` that makes the file if need be.

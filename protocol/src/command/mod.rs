@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::decode::{decode, fields};
+use crate::encode::Object;
 
 pub mod exec;
 pub mod file_read;
@@ -19,7 +20,7 @@ pub trait CommandSpec: Serialize + DeserializeOwned {
     /// The type of the command.
     const TYPE: CommandType;
     /// What DONE carries.
-    type Result: Serialize + DeserializeOwned;
+    type Result: Serialize + DeserializeOwned + Object;
 }
 
 macro_rules! commands {
@@ -63,11 +64,12 @@ macro_rules! commands {
         })*
 
         #[cfg(test)]
-        mod params_agree_with_serde {
+        mod agreement_with_serde {
             $(
                 #[test]
                 fn $module() {
                     crate::decode::tests::agrees::<super::$module::$params>();
+                    crate::encode::tests::agrees::<super::$module::$result>();
                 }
             )*
         }

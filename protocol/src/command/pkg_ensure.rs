@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decode::fields;
+use crate::encode::shown;
 use crate::value::{is_default, null_is_default};
 
 /// Parameters of `pkg_ensure`.
@@ -65,6 +66,9 @@ pub struct PkgEnsureResult {
     pub diff: Option<String>,
 }
 
+shown!(PkgEnsureResult:
+    changed [previous_version installed_version] action [packages also_changed left_running diff]);
+
 /// A package before and after.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -79,6 +83,8 @@ pub struct PackageVersions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub installed_version: Option<String>,
 }
+
+shown!(PackageVersions: name [previous_version installed_version]);
 
 impl PkgEnsure {
     fn of(state: &str, names: impl IntoIterator<Item = impl Into<String>>) -> Self {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decode::fields;
+use crate::encode::shown;
 use crate::value::null_is_default;
 
 /// Parameters of `service_reload`.
@@ -36,6 +37,8 @@ pub struct ServiceReloadResult {
     /// The manager's finer word, such as `running`.
     pub sub_state: String,
 }
+
+shown!(ServiceReloadResult: changed action status enabled sub_state []);
 
 impl ServiceReload {
     fn new(name: impl Into<String>, action: &str) -> Self {

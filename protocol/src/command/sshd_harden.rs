@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::decode::fields;
+use crate::encode::shown;
 use crate::value::{is_default, null_is_default};
 
 /// Parameters of `sshd_harden`.
@@ -77,3 +78,6 @@ pub struct SshdHardenResult {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diff: Option<String>,
 }
+
+shown!(SshdHardenResult:
+    changed [backup_path] modified_keys service_action [files backups warnings diff]);

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::decode::fields;
+use crate::encode::shown;
 use crate::value::{Secret, is_default, null_is_default};
 
 /// Parameters of `sudoers_ensure`.
@@ -72,6 +73,8 @@ pub struct SudoersEnsureResult {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
+
+shown!(SudoersEnsureResult: changed file_path action [diff note]);
 
 impl SudoersEnsure {
     /// Lets a user (`NAME`, `#UID`), or a group (`%GROUP`, `%#GID`), run every command as everybody without a password.

@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use serde::Serialize;
+use serde_json::value::RawValue;
 use sortie_protocol::message::{Done, Event, Progress, Strings};
 use sortie_protocol::output::event_line;
-use sortie_protocol::{CommandType, RunnerMessage, Stream};
+use sortie_protocol::{CommandType, Encode, RunnerMessage, Stream, encode};
 
 use crate::failure::Failure;
 use crate::idempotency::{Outcome, keeps};
@@ -33,8 +33,8 @@ macro_rules! handlers {
         /// Runs the command and answers it; how it ended, for those with an idempotency key.
         pub(crate) fn run(context: &Context) -> Outcome {
             match context.job.command.kind {
-                $(CommandType::$kind => context.finish($module::run(context)),)*
-                other => context.finish::<()>(Err(Failure::unsupported(format!("this runner has no {}", other.name())))),
+                $(CommandType::$kind => context.finish($module::run(context).map(|result| Box::new(result) as Box<dyn Encode>)),)*
+                other => context.fail(Failure::unsupported(format!("this runner has no {}", other.name()))),
             }
         }
     };
@@ -68,7 +68,7 @@ impl Context {
     /// Sends output as an EVENT, waiting for the peer as long as the command is not being ended.
     fn output(&self, stream: Stream, seq: u64, bytes: &[u8]) {
         let line = event_line(&self.job.command.id, now(), stream, seq, bytes);
-        self.output.send_line(line, || self.job.ended().is_none());
+        self.output.send_line(line, &|| self.job.ended().is_none());
     }
 
     /// Whether nothing is to be changed.
@@ -134,38 +134,34 @@ impl Context {
     }
 
     /// Answers the command.
-    pub(crate) fn finish<R: Serialize>(&self, result: Result<R, Failure>) -> Outcome {
+    fn finish(&self, result: Result<Box<dyn Encode>, Failure>) -> Outcome {
+        let result = match result {
+            Err(failure) => return self.fail(failure),
+            Ok(result) => result,
+        };
         if !self.job.take_reply() {
             return Outcome::Failed;
         }
         let command_id = self.job.command.id.clone();
         let duration = self.started.elapsed().as_secs_f64();
-        match result {
-            Err(failure) => {
-                self.output.send_bulk("ERROR", &failure.frame(&command_id), || true);
-                Outcome::Failed
-            }
-            Ok(result) if self.job.identity.is_none() => {
-                let done = Done { command_id, result, duration, metadata: Strings::new() };
-                self.output.send_bulk("DONE", &done, || true);
-                Outcome::Failed
-            }
-            Ok(result) => match serde_json::value::to_raw_value(&result) {
-                Ok(result) => {
-                    let done = Done { command_id, result, duration, metadata: Strings::new() };
-                    self.output.send_bulk("DONE", &done, || true);
-                    if keeps(done.result.get().len()) {
-                        Outcome::Done(duration, done.result)
-                    } else {
-                        Outcome::TooLarge
-                    }
-                }
-                Err(error) => {
-                    let failure = Failure::new(sortie_protocol::ErrorCode::Internal, error.to_string());
-                    self.output.send_bulk("ERROR", &failure.frame(&command_id), || true);
-                    Outcome::TooLarge
-                }
-            },
+        if self.job.identity.is_none() {
+            let done = Done { command_id, result: &*result, duration, metadata: Strings::new() };
+            self.output.send_bulk("DONE", &done, &|| true);
+            return Outcome::Failed;
         }
+        // What is written is UTF-8 and JSON.
+        let text = String::from_utf8(encode(&*result)).unwrap_or_default();
+        let result = RawValue::from_string(text).unwrap_or_default();
+        let done = Done { command_id, result, duration, metadata: Strings::new() };
+        self.output.send_bulk("DONE", &done, &|| true);
+        if keeps(done.result.get().len()) { Outcome::Done(duration, done.result) } else { Outcome::TooLarge }
+    }
+
+    /// Answers the command with an ERROR.
+    pub(crate) fn fail(&self, failure: Failure) -> Outcome {
+        if self.job.take_reply() {
+            self.output.send_bulk("ERROR", &failure.frame(&self.job.command.id), &|| true);
+        }
+        Outcome::Failed
     }
 }

@@ -8,11 +8,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use serde_json::value::RawValue;
-use sortie_protocol::message::{Become, BecomeMethod, Cancel, Confirm, Credit, Input, Ping, write_frame};
-use sortie_protocol::passing::{Passing, UseSudo};
-use sortie_protocol::{CommandType, ErrorCode, FRAME_LIMIT, Line, Stream, text};
+use sortie_protocol::message::{Become, BecomeMethod, Cancel, Confirm, Credit, Input, Ping};
+use sortie_protocol::passing::{Forwarded, Passing, UseSudo};
+use sortie_protocol::{CommandType, Encode, ErrorCode, FRAME_LIMIT, Line, Stream, frame, text};
 
 use crate::command::{self, Context};
 use crate::failure::Failure;
@@ -81,20 +80,6 @@ struct Entry {
     outcome: Mutex<Option<Outcome>>,
 }
 
-/// A CMD on its way. Its key stays here, where the first answer is kept; so does whom to become.
-#[derive(Serialize)]
-struct Forwarded<'a> {
-    id: &'a str,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    timeout: u64,
-    params: &'a RawValue,
-    check: bool,
-    diff: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    window: Option<u64>,
-}
-
 /// What a name of a user may consist of: nothing that means anything to a shell or to sudo.
 fn is_user_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "_.@+-".contains(c)
@@ -145,7 +130,7 @@ impl Hops {
         match &context.job.command.r#become {
             // Nobody needs to become who he is.
             Some(whom) if host::user_id(&whom.user) != Some(host::uid()) => {
-                self.forward(context, whom).unwrap_or_else(|failure| context.finish::<()>(Err(failure)))
+                self.forward(context, whom).unwrap_or_else(|failure| context.fail(failure))
             }
             _ => command::run(context),
         }
@@ -211,8 +196,7 @@ impl Hops {
         }
         let mut table = lock(&self.table);
         table.pinged = Some(now);
-        let mut line = Vec::new();
-        let _ = write_frame("PING", crate::output::now(), &Ping::default(), &mut line);
+        let line = frame("PING", crate::output::now(), &Ping::default());
         for hop in &table.hops {
             // Whoever holds it is writing, which says the same. Shorter than PIPE_BUF: written whole or not at all.
             if let Ok(input) = hop.input.try_lock()
@@ -299,11 +283,11 @@ impl Hop {
                 if job.command.kind == CommandType::SshdHarden && frame.awaits {
                     job.await_confirm();
                 }
-                self.output.send_line(whole(), || job.ended().is_none());
+                self.output.send_line(whole(), &|| job.ended().is_none());
             }
             "CREDIT" => {
                 job.grant_input(frame.bytes);
-                self.output.send_line(whole(), || true);
+                self.output.send_line(whole(), &|| true);
             }
             _ if !ended => {}
             _ => {
@@ -313,9 +297,9 @@ impl Hop {
                         Some(Ended { why, .. }) if frame.code == "CANCELLED" => {
                             let mut failure = why.failure(&job.command);
                             failure.details.extend(frame.details);
-                            self.output.send_bulk("ERROR", &failure.frame(&job.command.id), || true);
+                            self.output.send_bulk("ERROR", &failure.frame(&job.command.id), &|| true);
                         }
-                        _ => self.output.send_line(whole(), || true),
+                        _ => self.output.send_line(whole(), &|| true),
                     }
                 }
                 let result = frame.result.filter(|_| job.identity.is_some());
@@ -390,9 +374,9 @@ impl Hop {
         // What starting the other runner took is part of the command's time.
         let timeout = Duration::from_secs(command.timeout).saturating_sub(context.started.elapsed());
         let params = job.take_params();
-        let frame = Forwarded {
+        let forwarded = Forwarded {
             id: &command.id,
-            kind: command.kind.name(),
+            r#type: command.kind.name(),
             timeout: timeout.as_millis().div_ceil(1000).max(1) as u64,
             params: &params,
             check: command.check,
@@ -400,7 +384,7 @@ impl Hop {
             window: command.window,
         };
         job.set_forwarded();
-        if self.send("CMD", &frame) {
+        if self.send("CMD", &forwarded) {
             return Ok(());
         }
         Err(Failure::new(
@@ -410,10 +394,8 @@ impl Hop {
     }
 
     /// Sends a frame, unless it is too long for one. If the other runner is gone, that is seen by its output.
-    fn send(&self, kind: &str, data: &impl Serialize) -> bool {
-        let mut line = Vec::new();
-        // A Vec takes everything.
-        let _ = write_frame(kind, now(), data, &mut line);
+    fn send(&self, kind: &str, data: &dyn Encode) -> bool {
+        let line = frame(kind, now(), data);
         if line.len() > FRAME_LIMIT {
             return false;
         }
