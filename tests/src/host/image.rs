@@ -1,5 +1,6 @@
 //! Images of hosts: root file systems that hosts use as the layer below their own disk, so none is ever changed. One is
-//! built once, at the first wish or by `sortie-testhost images`, under a name that has the digest of its recipe.
+//! built once, at the first wish or by `sortie-testhost images`, under a name that has the digest of its recipe. Those of
+//! older recipes stay, as another checkout may use them: the whole directory may be removed when no test runs.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -137,7 +137,7 @@ impl Kind {
                 suite: "bookworm",
                 machine: Some("arm64"),
                 include: SYSTEMD,
-                scripts: &[APT],
+                scripts: &[APT, EMULATED],
             }),
         }
     }
@@ -194,6 +194,7 @@ pub(super) struct Debian {
 const APT: &str = include_str!("recipe/apt.sh");
 const RPM: &str = include_str!("recipe/rpm.sh");
 const PACMAN_REPOSITORY: &str = include_str!("recipe/pacman.sh");
+const EMULATED: &str = include_str!("recipe/emulated.sh");
 const NO_APT: &str = include_str!("recipe/no-apt.sh");
 
 /// Makes a module of tests from one function that takes a [`Kind`](crate::host::Kind): one test for each kind that is
