@@ -3,24 +3,34 @@
 use sortie_client::protocol::command::sudoers_ensure::SudoersEnsure;
 
 use crate::ensure::{self, Where};
+use crate::outcome::usage;
 use crate::report::Done;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    #[command(subcommand)]
+    #[command(flatten)]
+    rule: Rule,
+    #[command(flatten)]
+    place: Where,
+    #[arg(value_name = "STATE")]
     state: State,
+    /// A user, or %GROUP; #UID and %#GID work too
+    #[arg(value_name = "USER")]
+    whom: String,
 }
 
-#[derive(clap::Subcommand)]
+#[derive(clap::ValueEnum, Debug, Clone, Copy)]
 enum State {
-    /// Let a user or group run commands by sudo: everything as everybody without a password, or what the options say
-    Present(Present),
-    /// Take the rule of a user or group away
-    Absent(Absent),
+    /// Let them run commands by sudo: everything as everybody without a password, or what the options say
+    Present,
+    /// Take their rule away
+    Absent,
 }
 
+/// What `present` lets them do.
 #[derive(clap::Args)]
-struct Present {
+#[command(next_help_heading = "With present")]
+struct Rule {
     /// Only this command, an absolute path with the exact arguments if any; may be repeated
     #[arg(short = 'c', long = "command", value_name = "COMMAND")]
     commands: Vec<String>,
@@ -42,26 +52,18 @@ struct Present {
     /// Keep the command from running others (NOEXEC)
     #[arg(long)]
     noexec: bool,
-    #[command(flatten)]
-    place: Where,
-    /// A user, or %GROUP; #UID and %#GID work too
-    #[arg(value_name = "USER")]
-    whom: String,
-}
-
-#[derive(clap::Args)]
-struct Absent {
-    #[command(flatten)]
-    place: Where,
-    /// The user, or %GROUP
-    #[arg(value_name = "USER")]
-    whom: String,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
-    let (place, command) = match arguments.state {
-        State::Present(present) => rule(present),
-        State::Absent(Absent { place, whom }) => (place, SudoersEnsure::absent(whom)),
+    let Arguments { rule, place, state, whom } = arguments;
+    let command = match (state, present(rule, whom.clone())) {
+        (State::Present, command) => command,
+        (State::Absent, command) if command == SudoersEnsure::present(&whom) => SudoersEnsure::absent(whom),
+        (State::Absent, _) => {
+            return Err(usage(
+                "absent takes the whole rule away: leave out the options that go with present",
+            ));
+        }
     };
     ensure::run(&place, vec![command], |command: &SudoersEnsure, check, result| Done::Sudoers {
         user: command.user.clone(),
@@ -71,19 +73,18 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
     .await
 }
 
-fn rule(present: Present) -> (Where, SudoersEnsure) {
-    let runas = present.runas.unwrap_or_default();
+fn present(rule: Rule, whom: String) -> SudoersEnsure {
+    let runas = rule.runas.unwrap_or_default();
     let (user, group) = runas.split_once(':').unwrap_or((&runas, ""));
-    let command = SudoersEnsure {
-        commands: present.commands,
-        no_passwd: !present.passwd,
+    SudoersEnsure {
+        commands: rule.commands,
+        no_passwd: !rule.passwd,
         runas_user: user.to_owned(),
         runas_group: group.to_owned(),
-        host: present.on.unwrap_or_default(),
-        setenv: present.setenv,
-        noexec: present.noexec,
-        wildcards: present.wildcards,
-        ..SudoersEnsure::present(present.whom)
-    };
-    (present.place, command)
+        host: rule.on.unwrap_or_default(),
+        setenv: rule.setenv,
+        noexec: rule.noexec,
+        wildcards: rule.wildcards,
+        ..SudoersEnsure::present(whom)
+    }
 }

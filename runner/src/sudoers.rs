@@ -143,7 +143,9 @@ fn word(name: &str) -> String {
     // All capitals would be an alias or a keyword, digits and dots an address; a backslash makes it a plain word.
     let in_capitals =
         name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b"_.".contains(&b));
-    if in_capitals || name.ends_with("_Alias") || matches!(name, "Defaults" | "sudoedit" | "list") {
+    let is_reserved = name.ends_with("_Alias")
+        || matches!(name, "Defaults" | "sudoedit" | "list" | "sha224" | "sha256" | "sha384" | "sha512");
+    if in_capitals || is_reserved {
         word.push('\\');
     }
     for c in name.chars() {
