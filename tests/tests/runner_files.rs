@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use runner_support::{Dir, Session, cmd, pids, runs, with};
 use serde_json::{Value, json};
+use sortie_tests::runner::RunnerProcess;
 use sortie_tests::{require_programs, require_root};
 
 fn mode(path: impl AsRef<Path>) -> Result<u32> {
@@ -92,6 +93,25 @@ async fn attributes_alone_are_changed_in_place() -> Result<()> {
         assert_eq!((mode(&path)?, now.uid(), now.gid()), expected, "{more}");
         assert_eq!(now.ino(), before, "{more}");
     }
+    session.finish().await
+}
+
+#[tokio::test]
+async fn names_that_only_the_name_service_knows_are_names() -> Result<()> {
+    require_root!();
+    let dir = Dir::new()?;
+    let getent = dir.write("getent", "#!/bin/sh\ncase $* in \"passwd jane.doe@corp\") echo \"$2:*:4242:4343::/:\";; \"group staff@corp\") echo \"$2:*:4343:\";; *) exit 2;; esac\n")?;
+    chmod(&getent, 0o755)?;
+    let path = format!("{}:{}", dir.text(""), std::env::var("PATH")?);
+    let mut session = Session::of(RunnerProcess::builder().env("PATH", &path).start()?).await?;
+    let file = dir.text("f");
+    session
+        .done("file_write", to(&file, "x", json!({"owner": "jane.doe@corp", "group": "staff@corp"})))
+        .await?;
+    let metadata = std::fs::metadata(&file)?;
+    assert_eq!((metadata.uid(), metadata.gid()), (4242, 4343));
+    session.error("NOT_FOUND", "file_write", to(&file, "y", json!({"owner": "nobody.else"}))).await?;
+    assert_eq!(text(&file)?, "x");
     session.finish().await
 }
 

@@ -17,7 +17,7 @@ use crate::job;
 use crate::output::now;
 use crate::replace::{self, Attributes, Replacement, directory_of};
 use crate::sys::host;
-use crate::tool::Tool;
+use crate::tool::{self, Tool};
 
 /// Largest content that a diff is made of, in bytes.
 const MOST_DIFFED: u64 = 1024 * 1024;
@@ -31,7 +31,7 @@ pub(super) fn run(context: &Context) -> Result<FileWriteResult, Failure> {
     let raw = context.job.take_params();
     let params: Params<'_> = job::parse(&raw)?;
     let content = check(&params)?;
-    let wanted_ids = (owner(params.owner.as_deref())?, group(params.group.as_deref())?);
+    let wanted_ids = (owner(context, params.owner.as_deref())?, group(context, params.group.as_deref())?);
     let path = resolve(Path::new(&params.path), params.no_follow)?;
     let old = look_at(&path)?;
     if old.is_none() && !params.create {
@@ -81,20 +81,38 @@ fn check<'a>(params: &Params<'a>) -> Result<Content<'a>, Failure> {
 }
 
 /// A user id by number or by name.
-fn owner(owner: Option<&str>) -> Result<Option<u32>, Failure> {
-    owner.map(|name| id("owner", "user", name, host::user_id)).transpose()
+fn owner(context: &Context, owner: Option<&str>) -> Result<Option<u32>, Failure> {
+    owner.map(|name| id(context, ["owner", "user", "passwd"], name, host::user_id)).transpose()
 }
 
-fn group(group: Option<&str>) -> Result<Option<u32>, Failure> {
-    group.map(|name| id("group", "group", name, host::group_id)).transpose()
+fn group(context: &Context, group: Option<&str>) -> Result<Option<u32>, Failure> {
+    group.map(|name| id(context, ["group", "group", "group"], name, host::group_id)).transpose()
 }
 
-fn id(field: &str, what: &str, name: &str, lookup: impl Fn(&str) -> Option<u32>) -> Result<u32, Failure> {
+fn id(
+    context: &Context,
+    [field, what, database]: [&str; 3],
+    name: &str,
+    lookup: impl Fn(&str) -> Option<u32>,
+) -> Result<u32, Failure> {
     // A name may consist of digits; chown(1) too looks for a name first. The highest id means "unchanged" to chown(2).
-    let number = || name.bytes().all(|b| b.is_ascii_digit()).then(|| name.parse().ok()).flatten();
-    lookup(name).or_else(number).filter(|id| *id != u32::MAX).ok_or_else(|| {
+    let known = match lookup(name) {
+        None if name.bytes().all(|b| b.is_ascii_digit()) => name.parse().ok(),
+        None => by_name_service(context, database, name)?,
+        known => known,
+    };
+    known.filter(|id| *id != u32::MAX).ok_or_else(|| {
         Failure::new(ErrorCode::NotFound, format!("{field}: there is no {what} {name:?} on this host"))
     })
+}
+
+/// Names that are in no file of the host, such as those of a directory service: a static program knows no NSS.
+fn by_name_service(context: &Context, database: &str, name: &str) -> Result<Option<u32>, Failure> {
+    if name.starts_with('-') || name.contains('\0') || !tool::exists("getent") {
+        return Ok(None);
+    }
+    let ran = Tool::new("getent").args([database, name]).run(context)?;
+    Ok(ran.text().split(':').nth(2).and_then(|id| id.parse().ok()))
 }
 
 /// The file itself, behind all symbolic links; it need not exist.

@@ -117,7 +117,8 @@ fn argv(whom: &Become, settings: &Settings, prompt: &str, marker: &str) -> io::R
     let user = whom.user.as_str();
     let mut argv: Vec<&str> = match (whom.method, &whom.password) {
         (BecomeMethod::Sudo, Some(_)) => {
-            vec!["sudo", "-H", "-S", "-p", prompt, "-u", user, "--", "/bin/sh", "-c", SCRIPT]
+            // -k: the password is asked for and checked whatever sudo remembers, and nothing is remembered.
+            vec!["sudo", "-H", "-k", "-S", "-p", prompt, "-u", user, "--", "/bin/sh", "-c", SCRIPT]
         }
         (BecomeMethod::Sudo, None) => vec!["sudo", "-H", "-n", "-u", user, "--", "/bin/sh", "-c", SCRIPT],
         (BecomeMethod::Doas, Some(_)) => vec!["doas", "-u", user, "--", "/bin/sh", "-c", SCRIPT],
