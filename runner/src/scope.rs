@@ -113,7 +113,7 @@ fn read_message(stream: &mut impl Read) -> io::Result<u8> {
 /// short while, is a reason to look.
 fn wait_for_scope(mut stream: UnixStream, unit: &str, guardian: i32, until: Instant) {
     let _ = stream.set_read_timeout(Some(Duration::from_millis(1)));
-    let mut sink = [0u8; 512];
+    let mut sink = [0u8; 4096];
     while !cgroup::adopt(unit, guardian) {
         // What is said does not matter, unless it is that there is no systemd any more.
         if Instant::now() > until || matches!(stream.read(&mut sink), Ok(0)) {

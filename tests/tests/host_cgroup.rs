@@ -155,10 +155,18 @@ async fn a_session_of_root_is_a_scope_with_a_leaf_for_each_command(kind: Kind) -
     for line in ["Delegate=yes", "RuntimeMaxUSec=40min 5s", "CollectMode=inactive-or-failed"] {
         assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
     }
-    let own = host.processes()?.into_iter().filter(|process| process.name.starts_with("sortie-"));
-    for process in own.filter(|process| process.name != "sortie-keeper") {
-        assert!(cgroup_of(&host, process.pid).await?.ends_with(&format!("/{unit}/runner\n")), "{process:?}");
-    }
+    // They move there while commands run already.
+    let script = format!(
+        "cat $(cat /sys/fs/cgroup/system.slice/{unit}/runner/cgroup.procs | sed 's,.*,/proc/&/comm,')"
+    );
+    let both = async {
+        while host.sh(&script).await?.stdout.lines().count() < 2 {}
+        host.sh(&script).await?.fine()
+    };
+    assert_eq!(
+        within("both processes in the runner's leaf", both).await??,
+        "sortie-guardian\nsortie-server\n"
+    );
     runner.send("CANCEL", json!({"command_id": "1", "grace": 0})).await?;
     assert_eq!(runner.end().await?["data"]["code"], "CANCELLED");
     runner.leave().await?;

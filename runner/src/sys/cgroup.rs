@@ -108,18 +108,19 @@ pub(crate) fn refused() {
 /// Makes the scope `unit` the session's if this process has been moved there; whether there is no more to wait for.
 pub(crate) fn adopt(unit: &str, guardian: pid_t) -> bool {
     let Some(path) = own().filter(|path| path.ends_with(unit)) else { return false };
-    let both = [guardian, super::process::id()];
-    match Scope::new(path, both) {
-        Some(scope) => {
-            *lock(&STATE) = State::On(scope);
-            SETTLED.notify_all();
-        }
-        None => {
-            // As if nothing had been: systemd removes the empty scope.
-            let place = Place::new(None);
-            both.into_iter().for_each(|pid| place.put_outside(pid));
-            refused();
-        }
+    let this = super::process::id();
+    let Some(scope) = Scope::new(path) else {
+        // As if nothing had been: systemd removes the empty scope.
+        Place::new(None).put_outside(this);
+        refused();
+        return true;
+    };
+    let home = scope.home.clone();
+    *lock(&STATE) = State::On(scope);
+    SETTLED.notify_all();
+    // Commands need not wait for this: each move may take a grace period of the kernel, some milliseconds.
+    for pid in [guardian, this] {
+        write(home.as_ptr(), digits(pid, &mut [0; 10]));
     }
     true
 }
@@ -166,13 +167,12 @@ fn make(directory: &str) -> Option<()> {
 }
 
 impl Scope {
-    /// Moves the processes into a leaf: a cgroup whose children are to be limited holds none itself.
-    fn new(path: String, processes: [pid_t; 2]) -> Option<Self> {
+    /// Makes the runner's leaf: a cgroup whose children are to be limited holds no process itself.
+    fn new(path: String) -> Option<Self> {
         let runner = format!("{path}{RUNNER}");
         make(&runner)?;
         let home = CString::new(runner + "/cgroup.procs").ok()?;
-        let moved = processes.into_iter().all(|pid| write(home.as_ptr(), digits(pid, &mut [0; 10])));
-        moved.then(|| Self { path, home, free: Vec::new(), spent: Vec::new(), made: 0 })
+        Some(Self { path, home, free: Vec::new(), spent: Vec::new(), made: 0 })
     }
 
     fn leaf(&mut self, critical: bool) -> Option<Leaf> {
