@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use sortie_client::protocol::CommandSpec;
-use sortie_client::session::{Running, Typed};
-use sortie_client::{CommandOptions, Error};
+use sortie_client::session::{Running, Typed, awaits_confirmation};
+use sortie_client::{CommandOptions, Error, Session};
 
 use crate::exec::{Helper, cancel_when_stopped, said_goodbye, show};
 use crate::fleet::{self, Task};
@@ -33,6 +33,8 @@ struct Plan<C: CommandSpec> {
     /// At least one.
     commands: Vec<C>,
     options: CommandOptions,
+    /// Whether they are started only when the session is there.
+    connected: bool,
     shown: fn(&C, bool, C::Result) -> Done,
 }
 
@@ -47,10 +49,24 @@ where
     C: CommandSpec + Send + Sync + 'static,
     C::Result: Send,
 {
+    run_when(place, false, commands, shown).await
+}
+
+/// As [`run`]; with `connected` nothing is sent before the session is there, for commands that the client has to confirm.
+pub(crate) async fn run_when<C>(
+    place: &Where,
+    connected: bool,
+    commands: Vec<C>,
+    shown: fn(&C, bool, C::Result) -> Done,
+) -> anyhow::Result<i32>
+where
+    C: CommandSpec + Send + Sync + 'static,
+    C::Result: Send,
+{
     let hosts = Host::all(&place.hosts)?;
     let base = Base::new(&place.connection, place.run.ttl())?;
     let options = command_options(&place.run, &place.preview, &place.becoming)?;
-    let plan = Arc::new(Plan { commands, options, shown });
+    let plan = Arc::new(Plan { commands, options, connected, shown });
     fleet::run(&base, &hosts, &place.run, |task| on_host(task, Arc::clone(&plan))).await
 }
 
@@ -59,13 +75,18 @@ where
     C: CommandSpec + Send + Sync + 'static,
     C::Result: Send,
 {
-    let Some((first, others)) = plan.commands.split_first() else { return Outcome::Ended(0) };
+    let mut commands = &plan.commands[..];
     let mut opening = task.client.open(Arc::clone(&task.transport));
-    let running = match opening.start(first, plan.options.clone()) {
-        Ok(running) => running,
-        Err(error) => return fail(&task, &error),
-    };
-    if others.is_empty() {
+    let mut early = None;
+    // The first travels with the runner, if it may.
+    if let ([first, others @ ..], false) = (commands, plan.connected) {
+        match opening.start(first, plan.options.clone()) {
+            Ok(running) => early = Some((first, running)),
+            Err(error) => return fail(&task, &error),
+        }
+        commands = others;
+    }
+    if commands.is_empty() {
         opening.shutdown();
     }
     let session = match task.unless_stopped(opening.connect()).await {
@@ -73,22 +94,25 @@ where
         Ok(Err(error)) => return fail(&task, &error),
         Err(interrupted) => return interrupted,
     };
-    let mut result = follow(&task, &plan, first, running).await;
-    for command in others {
+    let mut result = match early {
+        Some((first, running)) => follow(&task, &plan, &session, first, running).await,
+        None => Ok(()),
+    };
+    for command in commands {
         if result.is_err() || task.stop.seen().is_some() {
             break;
         }
         result = match session.start_with(command, plan.options.clone()).await {
-            Ok(running) => follow(&task, &plan, command, running).await,
+            Ok(running) => follow(&task, &plan, &session, command, running).await,
             Err(error) => Err(error),
         };
     }
-    let ended = if others.is_empty() { session.ended().await } else { session.shutdown(None).await };
+    let ended = if commands.is_empty() { session.ended().await } else { session.shutdown(None).await };
     said_goodbye(&task, ended, result.as_ref().err());
     match (result, task.stop.seen()) {
         (Err(error), stopped) => Outcome::of_error(&error, stopped),
         // Broken off between two commands.
-        (Ok(()), Some(signal)) if !others.is_empty() => Outcome::Interrupted(signal),
+        (Ok(()), Some(signal)) if !commands.is_empty() => Outcome::Interrupted(signal),
         (Ok(()), _) => Outcome::Ended(0),
     }
 }
@@ -97,12 +121,17 @@ where
 async fn follow<C: CommandSpec>(
     task: &Task,
     plan: &Plan<C>,
+    session: &Session,
     command: &C,
     mut running: Running<Typed<C::Result>>,
 ) -> Result<(), Error> {
     let _watcher = Helper::spawn(cancel_when_stopped(task.clone(), running.canceller()));
     while let Some(event) = running.next_event().await {
-        show(task, event).await;
+        if !awaits_confirmation(&event) {
+            show(task, event).await;
+        } else if let Err(error) = session.confirm(&event).await {
+            task.warn(format!("a new login failed, so the host takes the change back: {error}"));
+        }
     }
     let done = running.wait().await?;
     let result = (plan.shown)(command, plan.options.check, done.result);

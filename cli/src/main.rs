@@ -8,6 +8,7 @@ mod ensure;
 mod exec;
 mod fleet;
 mod get;
+mod harden;
 mod options;
 mod outcome;
 mod pipe;
@@ -60,6 +61,8 @@ enum Verb {
     Service(service::Arguments),
     /// Give a user or group a rule of sudo, or take it away
     Sudoers(sudoers::Arguments),
+    /// Settings of the SSH server, in force afterwards or not at all
+    Harden(harden::Arguments),
     /// Connect standard input and output to a runner: the protocol, for any language
     Pipe(pipe::Arguments),
     /// Go through every step of reaching a host, and say what is wrong and what to do
@@ -80,6 +83,7 @@ impl Verb {
             Self::Pkg(arguments) => pkg::run(arguments).await,
             Self::Service(arguments) => service::run(arguments).await,
             Self::Sudoers(arguments) => sudoers::run(arguments).await,
+            Self::Harden(arguments) => harden::run(arguments).await,
             Self::Pipe(arguments) => pipe::run(arguments).await,
             Self::Doctor(arguments) => doctor::run(arguments).await,
             Self::Runners(arguments) => runners::run(&arguments),

@@ -12,6 +12,7 @@ use sortie_client::protocol::command::exec::ExecResult;
 use sortie_client::protocol::command::file_write::FileWriteResult;
 use sortie_client::protocol::command::pkg_ensure::PkgEnsureResult;
 use sortie_client::protocol::command::service_reload::ServiceReloadResult;
+use sortie_client::protocol::command::sshd_harden::SshdHardenResult;
 use sortie_client::protocol::command::sudoers_ensure::SudoersEnsureResult;
 use sortie_client::protocol::message::{Level, Progress};
 use sortie_client::protocol::time::Timestamp;
@@ -121,6 +122,12 @@ pub(crate) enum Done {
         check: bool,
         #[serde(flatten)]
         result: SudoersEnsureResult,
+    },
+    /// See the protocol; `check` is as asked for.
+    Harden {
+        check: bool,
+        #[serde(flatten)]
+        result: Box<SshdHardenResult>,
     },
     /// A file was fetched.
     Get { path: String, bytes: u64, sha256: String, mode: String },

@@ -239,6 +239,23 @@ impl Human {
                     page.result(diff.trim_end_matches('\n'));
                 }
             }
+            Done::Harden { check, result } => {
+                let what = match (result.changed, check) {
+                    (false, _) => "unchanged".to_owned(),
+                    (true, true) => format!("would be changed: {}", result.modified_keys.join(", ")),
+                    (true, false) => {
+                        format!("changed: {}; {}", result.modified_keys.join(", "), result.service_action)
+                    }
+                };
+                page.result(&format!("{host}: sshd: {what}"));
+                for warning in &result.warnings {
+                    let text = harmless(warning.as_bytes());
+                    page.tell("33", host, &String::from_utf8_lossy(&text));
+                }
+                if let Some(diff) = result.diff.filter(|diff| !diff.is_empty()) {
+                    page.result(diff.trim_end_matches('\n'));
+                }
+            }
             Done::Get { path, bytes, .. } => page.tell("32", host, &format!("{path}: {}", size(bytes))),
             Done::Doctor { fit, round_trips } => {
                 let verdict = if fit {

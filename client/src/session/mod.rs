@@ -20,10 +20,12 @@ use crate::error::Error;
 use crate::observe::{Step, StepTimer};
 use crate::transport::{ExitStatus, Transport};
 
+mod confirm;
 mod running;
 mod state;
 mod tasks;
 
+pub use confirm::awaits_confirmation;
 pub use running::{Canceller, InputWriter, Running, Typed, output};
 use state::{Outgoing, Shared};
 use tasks::{Order, Times};
@@ -83,13 +85,22 @@ impl Opening {
     /// Starts a typed command as soon as the runner is up.
     ///
     /// # Errors
-    /// [`Error::Config`] when the command cannot be sent, such as one over the frame limit.
+    /// [`Error::Config`] when the command cannot be sent, such as one over the frame limit, or one that wants to be confirmed.
     pub fn start<C: CommandSpec>(
         &mut self,
         command: &C,
         options: CommandOptions,
     ) -> Result<Running<Typed<C::Result>>, Error> {
         let (message, wants_input) = message(&self.shared, command, options, self.window)?;
+        if confirm::wants_confirm(message.kind, &message.params) {
+            // Only after the login it is known whether another one would ask somebody.
+            return Err(Error::Config {
+                host: self.shared.host.clone(),
+                reason:
+                    "a command that wants to be confirmed can only be started on a session that is connected"
+                        .into(),
+            });
+        }
         self.queue(&message, wants_input)
     }
 
@@ -205,16 +216,20 @@ impl Session {
         self.start_with(&command, CommandOptions::default()).await
     }
 
-    /// Starts a typed command.
+    /// Starts a typed command. For one that wants to be confirmed (`sshd_harden` with `confirm`) look at its events with
+    /// [`awaits_confirmation`] and answer with [`Session::confirm`].
     ///
     /// # Errors
-    /// Why it could not be sent.
+    /// Why it could not be sent; `UNSUPPORTED` where this session cannot confirm what wants to be.
     pub async fn start_with<C: CommandSpec>(
         &self,
         command: &C,
         options: CommandOptions,
     ) -> Result<Running<Typed<C::Result>>, Error> {
         let (message, wants_input) = message(&self.shared, command, options, self.window)?;
+        if confirm::wants_confirm(message.kind, &message.params) {
+            self.can_confirm()?;
+        }
         self.send(&message, wants_input).await
     }
 

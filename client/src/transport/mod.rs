@@ -57,6 +57,11 @@ pub trait Transport: Send + Sync {
 
     /// Whether [`Transport::start`] can be repeated at any time without a person being asked for anything.
     fn unattended(&self) -> bool;
+
+    /// The way to the same host once its SSH server listens on another port; `None` where a port means nothing.
+    fn moved(&self, _port: u16) -> Option<Arc<dyn Transport>> {
+        None
+    }
 }
 
 /// A started program's streams. Dropping `input` is end of input; dropping all of it ends the connection.

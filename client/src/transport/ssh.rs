@@ -43,6 +43,8 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// Reaches a host over SSH.
 pub struct Ssh {
     options: SshOptions,
+    /// The port that the host is known by, wherever it listens now.
+    known_port: u16,
     asked: AtomicBool,
 }
 
@@ -58,7 +60,7 @@ impl Ssh {
     /// A host whose options are all decided.
     #[must_use]
     pub fn with_options(options: SshOptions) -> Self {
-        Self { options, asked: AtomicBool::new(false) }
+        Self { known_port: options.port, options, asked: AtomicBool::new(false) }
     }
 
     /// How the host is reached.
@@ -117,7 +119,7 @@ impl Ssh {
     async fn shake_hands(&self, observer: &dyn Observer) -> Result<Handle<Handler>, Error> {
         let options = &self.options;
         let config = |reason| Error::Config { host: options.name.clone(), reason };
-        let name = HostName::new(&options.address, options.port);
+        let name = HostName::new(&options.address, self.known_port);
         let files: Vec<_> =
             options.user_known_hosts.iter().chain(&options.global_known_hosts).cloned().collect();
         let known = KnownHosts::load(&files).map_err(|(file, error)| {
@@ -195,6 +197,12 @@ impl Transport for Ssh {
 
     fn unattended(&self) -> bool {
         !self.asked.load(Ordering::Relaxed)
+    }
+
+    fn moved(&self, port: u16) -> Option<Arc<dyn Transport>> {
+        let options = SshOptions { port, ..self.options.clone() };
+        let asked = AtomicBool::new(self.asked.load(Ordering::Relaxed));
+        Some(Arc::new(Self { options, known_port: self.known_port, asked }))
     }
 }
 
