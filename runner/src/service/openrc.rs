@@ -29,13 +29,12 @@ pub(super) fn look(context: &Context, name: &str) -> Result<Unit, Failure> {
         32 => ("failed", "crashed"),
         _ => ("inactive", "stopped"),
     };
-    let levels = fs::read_dir(RUNLEVELS).into_iter().flatten().flatten();
     let started = fs::symlink_metadata(Path::new(STARTED).join(name));
     Ok(Unit {
         id: name.to_owned(),
         active: active.to_owned(),
         sub: sub.to_owned(),
-        enabled: levels.into_iter().any(|level| level.path().join(name).exists()),
+        enabled: !levels(name).is_empty(),
         // Whether a script can reload it says when it is asked to.
         can_reload: true,
         since: started.map_or_else(|_| String::new(), |link| format!("{} {}", link.ino(), link.ctime_nsec())),
@@ -48,9 +47,16 @@ pub(super) fn change(context: &Context, action: Action, before: &Unit) -> Result
     let service = |verb| Tool::new("rc-service").args([name, verb]);
     match action {
         Action::Enable => Tool::new("rc-update").args(["add", name, "default"]).run(context),
-        Action::Disable => Tool::new("rc-update").args(["--all", "del", name]).run(context),
+        Action::Disable => Tool::new("rc-update").args(["del", name]).args(levels(name)).run(context),
         // Nobody but this program would start what it has stopped.
         Action::Restart | Action::TryRestart => service("restart").critical(context, &mut |_, _| ()),
         _ => run(context, action, before, service(action.name())),
     }
+}
+
+/// The runlevels that the service is in.
+fn levels(name: &str) -> Vec<String> {
+    let levels = fs::read_dir(RUNLEVELS).into_iter().flatten().flatten();
+    let has = levels.filter(|level| fs::symlink_metadata(level.path().join(name)).is_ok());
+    has.map(|level| level.file_name().to_string_lossy().into_owned()).collect()
 }
