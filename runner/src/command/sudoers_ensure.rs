@@ -13,7 +13,6 @@ use super::Context;
 use crate::failure::Failure;
 use crate::locks::Resource;
 use crate::replace::{Attributes, Replacement, sync_directory_of};
-use crate::sys::host;
 use crate::tool::{self, Tool};
 use crate::{diff, job, sudoers};
 
@@ -278,27 +277,14 @@ fn make_directory(context: &Context) -> Result<(), Failure> {
         .map_err(|error| Failure::io(format!("cannot make {DIRECTORY}"), &error))
 }
 
-/// A rule may come before its user, and users may be known to the name service alone; whether so is worth a word.
+/// A rule may come before its user; whether it did is worth a word.
 fn note_on(context: &Context, user: &str) -> Option<String> {
     let (kind, database, name) = match user.strip_prefix('%') {
         Some(group) => ("group", "group", group),
         None => ("user", "passwd", user),
     };
     let key = name.strip_prefix('#').unwrap_or(name);
-    let id = name.strip_prefix('#').and_then(|id| id.parse().ok());
-    let known = match (kind, id) {
-        ("group", None) => host::group_id(name).is_some(),
-        ("group", Some(id)) => host::group_name(id).is_some(),
-        (_, None) => host::user_id(name).is_some(),
-        (_, Some(id)) => host::user_name(id).is_some(),
-    };
-    if known {
-        return None;
-    }
-    match Tool::new("getent").args([database, key]).run(context) {
-        Ok(found) if found.ok() => None,
-        // The change is made: an ending that came meanwhile does not undo it.
-        Err(failure) if failure.code != ErrorCode::NotFound => None,
-        _ => Some(format!("the host has no {kind} {name:?} yet")),
-    }
+    // The rule is in force: nothing that goes wrong here, or ends the command, changes that.
+    let asked = Tool::new("getent").args([database, key]).run(context).ok()?;
+    (!asked.ok()).then(|| format!("the host has no {kind} {name:?} yet"))
 }
