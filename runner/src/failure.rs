@@ -2,7 +2,6 @@
 
 use std::io;
 
-use nix::errno::Errno;
 use sortie_protocol::message::{ErrorFrame, Strings};
 use sortie_protocol::{ErrorClass, ErrorCode};
 
@@ -33,17 +32,21 @@ impl Failure {
     }
 
     /// A system call failed: `what` says what was tried on what.
-    pub(crate) fn io(what: impl std::fmt::Display, error: &io::Error) -> Self {
-        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-        let code = match errno {
-            Errno::ENOENT => ErrorCode::NotFound,
-            Errno::EACCES | Errno::EPERM => ErrorCode::PermissionDenied,
-            Errno::ENOSPC | Errno::EDQUOT => ErrorCode::NoSpace,
-            Errno::EROFS => ErrorCode::ReadOnly,
+    pub(crate) fn io(what: impl Into<String>, error: &io::Error) -> Self {
+        Self::system(what.into(), error)
+    }
+
+    fn system(mut what: String, error: &io::Error) -> Self {
+        let code = match error.raw_os_error().unwrap_or(0) {
+            libc::ENOENT => ErrorCode::NotFound,
+            libc::EACCES | libc::EPERM => ErrorCode::PermissionDenied,
+            libc::ENOSPC | libc::EDQUOT => ErrorCode::NoSpace,
+            libc::EROFS => ErrorCode::ReadOnly,
             _ => ErrorCode::ExecFailed,
         };
-        let reason = if errno == Errno::from_raw(0) { error.to_string() } else { errno.desc().to_owned() };
-        Self::new(code, format!("{what}: {reason}"))
+        what.push_str(": ");
+        what.push_str(&reason(error));
+        Self::new(code, what)
     }
 
     pub(crate) fn detail(mut self, key: &str, value: impl Into<String>) -> Self {
@@ -71,6 +74,16 @@ impl Failure {
         }
         frame
     }
+}
+
+/// Why a system call failed, in words alone.
+pub(crate) fn reason(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    // The number that the standard library adds says nothing more.
+    if let Some(number) = text.find(" (os error ") {
+        text.truncate(number);
+    }
+    text
 }
 
 impl std::ops::Deref for Failure {

@@ -2,7 +2,7 @@
 //!
 //! Knows identities and stored results, never how a command runs.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -55,9 +55,16 @@ enum Remembered {
     Dropped,
 }
 
+/// A command that came with a key.
+struct Known {
+    identity: Identity,
+    remembered: Remembered,
+}
+
 #[derive(Default)]
 pub(crate) struct Idempotency {
-    known: HashMap<String, ([u8; 32], Remembered)>,
+    /// By key, in order.
+    known: Vec<Known>,
     kept: VecDeque<String>,
     kept_bytes: usize,
 }
@@ -75,44 +82,55 @@ pub(crate) enum Verdict {
 
 impl Idempotency {
     pub(crate) fn begin(&mut self, id: &str, identity: &Identity) -> Verdict {
-        match self.known.get(&identity.key) {
-            None if self.known.len() >= MOST_KEYS => {
+        let at = match self.find(&identity.key) {
+            Ok(at) => at,
+            Err(_) if self.known.len() >= MOST_KEYS => {
                 let message = format!(
                     "this session remembers {MOST_KEYS} idempotency keys already; start another session"
                 );
-                Verdict::Refuse(Failure::new(ErrorCode::Busy, message).not_retryable())
+                return Verdict::Refuse(Failure::new(ErrorCode::Busy, message).not_retryable());
             }
-            None => {
-                self.known.insert(identity.key.clone(), (identity.digest, Remembered::Running));
-                Verdict::Run
+            Err(at) => {
+                let known = Known { identity: identity.clone(), remembered: Remembered::Running };
+                self.known.insert(at, known);
+                return Verdict::Run;
             }
-            Some((digest, _)) if *digest != identity.digest => Verdict::Refuse(
+        };
+        let known = &self.known[at];
+        match &known.remembered {
+            _ if known.identity.digest != identity.digest => Verdict::Refuse(
                 Failure::new(ErrorCode::Conflict, "the same idempotency_key was used for another command")
                     .detail("reason", "other_command"),
             ),
-            Some((_, Remembered::Running)) => Verdict::Wait,
-            Some((_, Remembered::Dropped)) => Verdict::Refuse(
+            Remembered::Running => Verdict::Wait,
+            Remembered::Dropped => Verdict::Refuse(
                 Failure::new(
                     ErrorCode::Conflict,
                     "this command already ran; its result is not kept any more",
                 )
                 .detail("reason", "already_ran"),
             ),
-            Some((_, Remembered::Done(duration, result))) => Verdict::Replay(Done {
-                command_id: id.to_owned(),
-                result: result.clone(),
-                duration: *duration,
-                metadata: Strings::from([("idempotent_replay".to_owned(), "true".to_owned())]),
-            }),
+            Remembered::Done(duration, result) => {
+                let mut metadata = Strings::new();
+                metadata.insert("idempotent_replay".to_owned(), "true".to_owned());
+                let (result, duration) = (result.clone(), *duration);
+                Verdict::Replay(Done { command_id: id.to_owned(), result, duration, metadata })
+            }
         }
+    }
+
+    /// Where a key is, or where it belongs.
+    fn find(&self, key: &str) -> Result<usize, usize> {
+        self.known.binary_search_by(|known| known.identity.key.as_str().cmp(key))
     }
 
     /// The first run ended: with what it gave, or with none if it failed, which is not remembered.
     pub(crate) fn ended(&mut self, identity: &Identity, outcome: Outcome) {
+        let Ok(at) = self.find(&identity.key) else { return };
         let remembered = match outcome {
             Outcome::Replayed => return,
             Outcome::Failed => {
-                self.known.remove(&identity.key);
+                self.known.remove(at);
                 return;
             }
             Outcome::TooLarge => Remembered::Dropped,
@@ -122,12 +140,13 @@ impl Idempotency {
                 Remembered::Done(duration, result)
             }
         };
-        self.known.insert(identity.key.clone(), (identity.digest, remembered));
+        self.known[at].remembered = remembered;
         while self.kept_bytes > MOST_RESULT_BYTES
             && let Some(oldest) = self.kept.pop_front()
         {
-            if let Some((_, remembered)) = self.known.get_mut(&oldest)
-                && let Remembered::Done(_, result) = std::mem::replace(remembered, Remembered::Dropped)
+            if let Ok(at) = self.find(&oldest)
+                && let Remembered::Done(_, result) =
+                    std::mem::replace(&mut self.known[at].remembered, Remembered::Dropped)
             {
                 self.kept_bytes -= result.get().len();
             }

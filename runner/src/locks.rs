@@ -3,7 +3,6 @@
 //! Within the session by a table; between sessions by flock(2) on the directory, which leaves no file behind. Knows
 //! names and directories, not what is done to them.
 
-use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -61,11 +60,20 @@ impl Resource {
 #[derive(Default)]
 pub(crate) struct Locks(Mutex<Table>);
 
+/// A locked directory.
+struct Locked {
+    directory: Directory,
+    /// None where it could not be opened.
+    file: Option<Arc<File>>,
+    /// How many commands of this session use the lock.
+    users: usize,
+}
+
+/// As many entries as commands run at once: few.
 #[derive(Default)]
 struct Table {
-    /// Locked directories, and how many commands of this session use the lock.
-    directories: HashMap<Directory, (Option<Arc<File>>, usize)>,
-    names: HashSet<(Directory, OsString)>,
+    directories: Vec<Locked>,
+    names: Vec<(Directory, OsString)>,
 }
 
 /// The right to change one name in one directory, until it is dropped.
@@ -105,11 +113,11 @@ impl Locks {
 
     fn try_acquire(self: &Arc<Self>, key: Directory, name: &OsStr, directory: Option<&File>) -> Option<Held> {
         let mut table = lock(&self.0);
-        if table.names.contains(&(key, name.to_owned())) {
+        if table.names.iter().any(|(directory, held)| *directory == key && held == name) {
             return None;
         }
-        if let Some((_, users)) = table.directories.get_mut(&key) {
-            *users += 1;
+        if let Some(locked) = table.directories.iter_mut().find(|locked| locked.directory == key) {
+            locked.users += 1;
         } else {
             // A directory that cannot be opened for reading, or a file system without locks, is not locked.
             let file = directory.and_then(|d| d.try_clone().ok()).map(Arc::new);
@@ -118,9 +126,9 @@ impl Locks {
             {
                 return None;
             }
-            table.directories.insert(key, (file, 1));
+            table.directories.push(Locked { directory: key, file, users: 1 });
         }
-        table.names.insert((key, name.to_owned()));
+        table.names.push((key, name.to_owned()));
         Some(Held { locks: Arc::clone(self), directory: key, name: name.to_owned() })
     }
 }
@@ -128,15 +136,16 @@ impl Locks {
 impl Drop for Held {
     fn drop(&mut self) {
         let mut table = lock(&self.locks.0);
-        table.names.remove(&(self.directory, std::mem::take(&mut self.name)));
-        if let Some((file, users)) = table.directories.get_mut(&self.directory) {
-            *users -= 1;
-            if *users == 0 {
-                if let Some(file) = file {
+        table.names.retain(|(directory, name)| *directory != self.directory || *name != self.name);
+        if let Some(at) = table.directories.iter().position(|locked| locked.directory == self.directory) {
+            let locked = &mut table.directories[at];
+            locked.users -= 1;
+            if locked.users == 0 {
+                if let Some(file) = &locked.file {
                     // The lock belongs to the open file, which a command that still waits may share.
                     let _ = file.unlock();
                 }
-                table.directories.remove(&self.directory);
+                table.directories.swap_remove(at);
             }
         }
     }

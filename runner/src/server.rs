@@ -635,13 +635,15 @@ impl Server {
 
 fn ready(options: &Options, guardian: i32) -> io::Result<Ready> {
     let names = command::SUPPORTED.iter().flat_map(|kind| [kind.name(), kind.dotted_name()]);
+    let mut metadata = Strings::new();
+    metadata.insert("ttl".to_owned(), go_duration(options.ttl.as_secs()));
     Ok(Ready {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         platform: "linux".to_owned(),
         arch: facts::arch().to_owned(),
         pid: guardian.unsigned_abs(),
         capabilities: names.chain(["become"]).map(|name| (name.to_owned(), true)).collect(),
-        metadata: Strings::from([("ttl".to_owned(), go_duration(options.ttl.as_secs()))]),
+        metadata,
         protocol: Some(ProtocolVersion { major: PROTOCOL_MAJOR, minor: PROTOCOL_MINOR }),
         session: host::random_id()?,
         nonce: host::random_id()?,

@@ -1,6 +1,5 @@
 //! `exec`: runs a program, or a line of shell, streams or captures what it says and tells how it ended.
 
-use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -80,7 +79,7 @@ fn leader(params: &Exec) -> Result<Leader, Failure> {
     let env = environment(params)?;
     let program = argv.first().map(CString::as_bytes).unwrap_or_default();
     let path = match &env {
-        Some(env) => env.get(OsStr::new("PATH")).cloned(),
+        Some(env) => env.iter().find(|(name, _)| name == "PATH").map(|(_, path)| path.clone()),
         None => std::env::var_os("PATH"),
     };
     let candidates = process::candidates(program, path.as_deref().unwrap_or(OsStr::new(DEFAULT_PATH)))?;
@@ -137,24 +136,30 @@ fn argv(params: &Exec) -> Result<Vec<CString>, Failure> {
     strings.into_iter().map(|s| c_string("argument", s)).collect()
 }
 
+/// Names and values.
+type Variables = Vec<(OsString, OsString)>;
+
 /// The environment, unless it is the runner's own.
-fn environment(params: &Exec) -> Result<Option<BTreeMap<OsString, OsString>>, Failure> {
+fn environment(params: &Exec) -> Result<Option<Variables>, Failure> {
     if params.env.is_empty() && !params.clear_env {
         return Ok(None);
     }
-    let inherited = if params.clear_env { None } else { Some(std::env::vars_os()) };
-    let mut env: BTreeMap<OsString, OsString> = inherited.into_iter().flatten().collect();
+    let mut env = Variables::new();
+    if !params.clear_env {
+        env.extend(std::env::vars_os());
+        env.retain(|(name, _)| name.to_str().is_none_or(|name| !params.env.contains_key(name)));
+    }
     for (name, value) in &params.env {
         if name.is_empty() || name.contains('=') {
             return Err(Failure::params(format!("env: {name:?} cannot be the name of a variable")));
         }
-        env.insert(name.into(), value.into());
+        env.push((name.into(), value.into()));
     }
     Ok(Some(env))
 }
 
 /// An environment as programs take it.
-fn strings(env: BTreeMap<OsString, OsString>) -> Result<Vec<CString>, Failure> {
+fn strings(env: Variables) -> Result<Vec<CString>, Failure> {
     let string = |(name, value): (OsString, OsString)| {
         c_string("env", [name.as_bytes(), b"=", value.as_bytes()].concat())
     };

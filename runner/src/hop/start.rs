@@ -13,7 +13,7 @@ use super::Settings;
 use super::refusal::{self, Reason};
 use super::script::SCRIPT;
 use crate::facts;
-use crate::failure::Failure;
+use crate::failure::{Failure, reason};
 use crate::process::{c_string, candidates};
 use crate::sys::fd::{self, Slot, Waiting};
 use crate::sys::keeper::{Keeper, Leader, Report, StartStep, Stdio};
@@ -305,7 +305,7 @@ impl Child {
             match self.keeper.report() {
                 Some(Report::StartFailed { step, errno }) => {
                     self.missing = step == StartStep::Exec;
-                    self.said.extend_from_slice(errno.desc().as_bytes());
+                    self.said.extend_from_slice(reason(&errno.into()).as_bytes());
                 }
                 Some(Report::Exited { .. }) | None => {}
                 Some(_) => return Ok(Came { frames: None, anything: true, writable }),
