@@ -54,11 +54,14 @@ impl Runner {
 
     /// Begins a line of shell.
     async fn begin(&mut self, line: &str, timeout: u32) -> Result<()> {
-        self.commands += 1;
         let params = json!({"command": line, "capture_out": true, "stream_lines": true});
-        let data =
-            json!({"id": self.commands.to_string(), "type": "exec", "timeout": timeout, "params": params});
-        self.send("CMD", data).await
+        self.begin_any(json!({"type": "exec", "timeout": timeout, "params": params})).await
+    }
+
+    async fn begin_any(&mut self, mut command: Value) -> Result<()> {
+        self.commands += 1;
+        command["id"] = self.commands.to_string().into();
+        self.send("CMD", command).await
     }
 
     /// The pid that a command printed first.
@@ -126,7 +129,7 @@ async fn scope_goes(host: &Host, unit: &str) -> Result<()> {
 /// Kills the runner's processes of these names, all stopped before the first dies.
 fn kill(host: &Host, names: &[&str]) -> Result<()> {
     let mut processes = host.processes()?;
-    processes.retain(|process| names.contains(&process.name.as_str()));
+    processes.retain(|process| names.contains(&process.name.as_str()) && process.state != 'Z');
     ensure!(processes.len() >= names.len(), "only {processes:?}");
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
         for process in &processes {
@@ -299,4 +302,86 @@ async fn who_cannot_have_a_scope_is_told_so(kind: Kind) -> Result<()> {
     let mut runner = Runner::start(&host, user, "").await?;
     assert_eq!(runner.run("true").await?["containment"], "subreaper");
     runner.leave().await
+}
+
+/// A host with a package whose script starts a daemon and then waits for a word.
+async fn host_with_slow_package(lab: &Lab) -> Result<Host> {
+    let host = lab.host(Kind::Debian12).start().await?;
+    let script = "#!/bin/sh\nset -e\ncp /bin/sleep /usr/bin/th-daemon\nsetsid th-daemon 86400 </dev/null >/dev/null 2>&1 &\n\
+                  touch /run/begun\nwhile [ ! -e /run/go ]; do sleep 0.05; done\n";
+    host.sh("mkdir -p /tmp/slow/DEBIAN").await?.fine()?;
+    host.write("/tmp/slow/DEBIAN/postinst", script, 0o755).await?;
+    let control = "Package: th-slow\nVersion: 1.0\nArchitecture: all\nMaintainer: Test Kit <root@localhost>\n\
+                   Description: test package\n";
+    host.write("/tmp/slow/DEBIAN/control", control, 0o644).await?;
+    let script = "set -e; cd /srv/repo; f=th-slow_1.0_all.deb; dpkg-deb --root-owner-group -Zgzip -b /tmp/slow $f; \
+                  { dpkg-deb -f $f; echo Filename: ./$f; echo Size: $(stat -c %s $f); \
+                  echo SHA256: $(sha256sum $f | cut -c1-64); echo; } >> Packages; apt-get -q update";
+    host.sh(script).await?.fine()?;
+    Ok(host)
+}
+
+#[tokio::test]
+async fn nobody_ends_a_critical_program_and_its_daemon_lives_on_outside_of_the_scope() -> Result<()> {
+    require_kind!(Kind::Debian12);
+    for victims in [&["sortie-server"][..], &["sortie-server", "sortie-keeper"]] {
+        let lab = Lab::start().await?;
+        let host = host_with_slow_package(&lab).await?;
+        let mut runner = Runner::start(&host, "root", "").await?;
+        let unit = runner.unit.clone();
+        let params = json!({"name": "th-slow", "state": "present"});
+        runner.begin_any(json!({"type": "pkg_ensure", "timeout": 60, "params": params})).await?;
+        let script = "while [ ! -e /run/begun ]; do sleep 0.01; done; pidof apt-get th-daemon";
+        let pids = within("the middle of the transaction", host.sh(script)).await??.fine()?;
+        let pids: Vec<i32> = pids.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        for &pid in &pids {
+            assert!(cgroup_of(&host, pid).await?.contains(&format!("{unit}/critical-")));
+        }
+        kill(&host, victims)?;
+        if victims.len() == 2 {
+            // The guardian has no more to wait for.
+            host.quiet_of("sortie-guardian").await?;
+        }
+        assert_eq!(host.sh("pidof apt-get").await?.stdout.split_whitespace().count(), 1);
+        host.write("/run/go", "", 0o644).await?;
+        let state = "while pidof apt-get dpkg >/dev/null; do sleep 0.01; done; dpkg-query -W -f '${db:Status-Status}' th-slow; dpkg --audit";
+        assert_eq!(within("the end of the transaction", host.sh(state)).await??.fine()?, "installed");
+        if victims.len() == 1 {
+            scope_goes(&host, &unit).await?;
+        }
+        host.sh("pidof th-daemon").await?.fine()?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_becomes_root_gets_a_scope_and_whoever_root_becomes_stays_in_its() -> Result<()> {
+    require_kind!(Kind::Debian12);
+    let lab = Lab::start().await?;
+    let host = lab.host(Kind::Debian12).start().await?;
+    host.add_user("deploy", None).await?;
+    host.write("/etc/sudoers.d/deploy", "deploy ALL=(ALL) NOPASSWD: ALL\n", 0o440).await?;
+    let exec = |user: &str| {
+        let params = json!({"command": "grep ^0:: /proc/self/cgroup; setsid sleep 3210 >/dev/null 2>&1 &", "capture_out": true});
+        json!({"type": "exec", "timeout": 60, "params": params, "become": {"user": user, "method": "sudo"}})
+    };
+    for (login, user, containment) in [("deploy", "root", "cgroup"), ("root", "deploy", "subreaper")] {
+        let mut runner = Runner::start(&host, login, "").await?;
+        runner.begin_any(exec(user)).await?;
+        let done = runner.end().await?;
+        let result = &done["data"]["result"];
+        assert_eq!(result["containment"], containment, "{done}");
+        assert_eq!(result["left_running"], 1, "{done}");
+        let inside = result["stdout"].as_str().context("no output")?;
+        assert!(inside.contains("/sortie-"), "{inside}");
+        let unit = inside.split('/').find(|part| part.starts_with("sortie-") && part.ends_with(".scope"));
+        let unit = unit.context("no scope")?.to_owned();
+        runner.leave().await?;
+        host.quiet_of("sortie-").await?;
+        scope_goes(&host, &unit).await?;
+        // What it left running was released twice over.
+        let left = host.sh("pkill -c -x sleep").await?;
+        assert_eq!(left.stdout, "1\n", "{left:?}");
+    }
+    Ok(())
 }
