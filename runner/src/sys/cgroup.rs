@@ -75,8 +75,8 @@ struct Files {
 pub(crate) struct Leaf {
     /// Always there until the drop.
     files: Option<Files>,
-    /// Somebody may have used `cgroup.kill`. After that Linux 6.13 and later kill whatever is cloned into the cgroup, too
-    /// (seen on 6.18): it compares the number of kills with that of the cloning process's own cgroup.
+    /// Somebody may have used `cgroup.kill`. After that whatever is cloned into the cgroup may be killed as well (seen on
+    /// Linux 6.18, which compares the number of kills with that of the cloning process's own cgroup).
     killed: AtomicBool,
 }
 
