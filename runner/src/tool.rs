@@ -34,7 +34,6 @@ pub(crate) struct Tool {
     program: String,
     args: Vec<String>,
     env: Vec<(&'static str, String)>,
-    stdin: Option<Vec<u8>>,
     waiting: Option<String>,
 }
 
@@ -54,7 +53,7 @@ pub(crate) type TakeLine<'a> = &'a mut dyn FnMut(Stream, &[u8]);
 
 impl Tool {
     pub(crate) fn new(program: impl Into<String>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: Vec::new(), stdin: None, waiting: None }
+        Self { program: program.into(), args: Vec::new(), env: Vec::new(), waiting: None }
     }
 
     pub(crate) fn args<S: AsRef<str>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
@@ -64,12 +63,6 @@ impl Tool {
 
     pub(crate) fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.env.push((name, value.into()));
-        self
-    }
-
-    /// What it reads; without it /dev/null. Not for [`Self::critical`].
-    pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.stdin = Some(bytes.into());
         self
     }
 
@@ -89,10 +82,9 @@ impl Tool {
 
     /// As [`Self::run`]; `take` gets each line as it comes.
     pub(crate) fn run_lines(mut self, context: &Context, take: TakeLine<'_>) -> Result<Ran, Failure> {
-        let input = self.stdin.take().map_or(Input::Null, Input::Inline);
         let mut said = Said::new(context, take);
         said.waiting = self.waiting.take().map(|message| (message, Instant::now() + TELL));
-        let ended = process::run(&context.job, &self.leader(false)?, input, false, &mut said)?;
+        let ended = process::run(&context.job, &self.leader(false)?, Input::Null, false, &mut said)?;
         Ok(said.ran(&ended))
     }
 
