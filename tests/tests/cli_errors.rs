@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use cli_support::{Sortie, name, on, sortie};
 use sortie_tests::embedded::Embedded;
 use sortie_tests::keys::KeyPair;
@@ -238,43 +238,6 @@ async fn without_any_runner_it_says_how_to_get_one() -> Result<()> {
     Ok(())
 }
 
-/// Runs a line on a terminal of its own and answers each `prompt` with the next of `answers`; gives all that was shown.
-async fn at_a_terminal(line: &str, prompt: &str, answers: &[&str]) -> Result<String> {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut child = tokio::process::Command::new("script")
-        .args(["-qec", line, "/dev/null"])
-        .env("SORTIE_RUNNERS", sortie_tests::runner::directory()?)
-        .env("SHELL", "/bin/sh")
-        .env("HOME", "/nonexistent")
-        .env_remove("SSH_AUTH_SOCK")
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut stdin = child.stdin.take().context("no standard input")?;
-    let mut stdout = child.stdout.take().context("no standard output")?;
-    let talk = async {
-        let mut seen = String::new();
-        let mut answered = 0;
-        let mut buffer = [0; 1024];
-        loop {
-            let read = stdout.read(&mut buffer).await?;
-            if read == 0 {
-                return anyhow::Ok(seen);
-            }
-            seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
-            if seen.matches(prompt).count() > answered {
-                let answer = answers.get(answered).with_context(|| format!("asked too often: {seen}"))?;
-                answered += 1;
-                stdin.write_all(format!("{answer}\n").as_bytes()).await?;
-            }
-        }
-    };
-    let seen = sortie_tests::within("the talk at the terminal", talk).await??;
-    anyhow::ensure!(child.wait().await?.success(), "{seen}");
-    Ok(seen)
-}
-
 #[tokio::test]
 async fn secrets_are_asked_for_at_the_terminal_and_not_shown() -> Result<()> {
     sortie_tests::require_programs!("script");
@@ -292,7 +255,7 @@ async fn secrets_are_asked_for_at_the_terminal_and_not_shown() -> Result<()> {
         (format!("echo input | {program} exec --ask-pass {to}"), "Password: ", &["hunter2"]),
         (format!("echo input | {program} exec -i {locked} {to}"), &*phrase, &["wrong one", "open sesame"]),
     ] {
-        let seen = at_a_terminal(&line, prompt, answers).await?;
+        let seen = cli_support::at_a_terminal(&line, prompt, answers).await?;
         assert_eq!(seen.matches(prompt).count(), answers.len(), "{seen}");
         assert!(seen.contains("input"), "{seen}");
         assert!(answers.iter().all(|answer| !seen.contains(answer)), "{seen}");

@@ -238,3 +238,39 @@ impl Started {
         Ok(Ended { status, stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() })
     }
 }
+
+/// Runs a line on a terminal of its own and answers each `prompt` with the next of `answers`; gives all that was shown.
+pub(crate) async fn at_a_terminal(line: &str, prompt: &str, answers: &[&str]) -> Result<String> {
+    let mut child = Command::new("script")
+        .args(["-qec", line, "/dev/null"])
+        .env("SORTIE_RUNNERS", runner::directory()?)
+        .env("SHELL", "/bin/sh")
+        .env("HOME", "/nonexistent")
+        .env_remove("SSH_AUTH_SOCK")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("no standard input")?;
+    let mut stdout = child.stdout.take().context("no standard output")?;
+    let talk = async {
+        let mut seen = String::new();
+        let mut answered = 0;
+        let mut buffer = [0; 1024];
+        loop {
+            let read = stdout.read(&mut buffer).await?;
+            if read == 0 {
+                return anyhow::Ok(seen);
+            }
+            seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            if seen.matches(prompt).count() > answered {
+                let answer = answers.get(answered).with_context(|| format!("asked too often: {seen}"))?;
+                answered += 1;
+                stdin.write_all(format!("{answer}\n").as_bytes()).await?;
+            }
+        }
+    };
+    let seen = within("the talk at the terminal", talk).await??;
+    anyhow::ensure!(child.wait().await?.success(), "{seen}");
+    Ok(seen)
+}
