@@ -8,10 +8,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
-use crate::sys::{file, host};
+use crate::sys::{fd, file, host};
 
 /// How the names of files that are being written begin; nothing else does.
 const TEMPORARY: &str = ".sortie-tmp-";
+
+/// Bytes copied at a time.
+const CHUNK: usize = 64 * 1024;
 
 /// Owner, group and mode that a file is to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +142,13 @@ pub(crate) fn copy(from: &File, to: &Path) -> Result<(), Failure> {
     let failed = |error: &io::Error| Failure::io(format!("cannot make the backup {to:?}"), error);
     let mut copy = create_new(to).map_err(|error| failed(&error))?;
     let result = (|| {
-        io::copy(&mut &*from, &mut copy)?;
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match fd::read(from, &mut buffer)? {
+                0 => break,
+                count => copy.write_all(&buffer[..count])?,
+            }
+        }
         let attributes = Attributes::of(&from.metadata()?);
         attributes.apply(&copy)?;
         file::copy_attributes(from, &copy)?;

@@ -13,6 +13,9 @@ use crate::sys::fd::Waiting;
 /// Bytes decoded at a time; a multiple of 4, as base64 goes.
 const PIECE: usize = 16 * 1024;
 
+/// Takes bytes, piece by piece.
+pub(super) type Take<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), Failure>;
+
 pub(super) enum Content<'a> {
     /// A JSON string, quotes included.
     Inline(&'a RawValue, Option<Encoding>),
@@ -34,23 +37,19 @@ impl<'a> Content<'a> {
     }
 
     /// Hands over all bytes, piece by piece. INPUT can be read once, inline content as often as needed.
-    pub(super) fn for_each(
-        &self,
-        context: &Context,
-        mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+    pub(super) fn for_each(&self, context: &Context, take: Take<'_>) -> Result<(), Failure> {
         match self {
-            Self::Inline(json, None) => unescape(json.get(), |bytes| {
+            Self::Inline(json, None) => unescape(json.get(), &mut |bytes| {
                 context.job.go_on()?;
                 take(bytes)
             }),
             Self::Inline(json, Some(Encoding::Base64)) => {
                 let mut decoder = Base64 { rest: Vec::with_capacity(PIECE) };
-                unescape(json.get(), |bytes| {
+                unescape(json.get(), &mut |bytes| {
                     context.job.go_on()?;
-                    decoder.push(bytes, &mut take)
+                    decoder.push(bytes, take)
                 })?;
-                decoder.finish(&mut take)
+                decoder.finish(take)
             }
             Self::Frames => loop {
                 context.job.go_on()?;
@@ -73,7 +72,7 @@ impl<'a> Content<'a> {
 }
 
 /// The bytes of a JSON string that a parser has accepted (RFC 8259 §7).
-fn unescape(json: &str, mut take: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
+fn unescape(json: &str, take: Take<'_>) -> Result<(), Failure> {
     let mut rest = &json[1..json.len() - 1];
     let mut piece: Vec<u8> = Vec::with_capacity(PIECE);
     while !rest.is_empty() {
@@ -84,7 +83,7 @@ fn unescape(json: &str, mut take: impl FnMut(&[u8]) -> Result<(), Failure>) -> R
             piece.clear();
         }
         if text.len() > PIECE {
-            text.as_bytes().chunks(PIECE).try_for_each(&mut take)?;
+            text.as_bytes().chunks(PIECE).try_for_each(&mut *take)?;
         } else {
             piece.extend_from_slice(text.as_bytes());
         }
@@ -136,11 +135,7 @@ struct Base64 {
 }
 
 impl Base64 {
-    fn push(
-        &mut self,
-        text: &[u8],
-        take: &mut impl FnMut(&[u8]) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+    fn push(&mut self, text: &[u8], take: Take<'_>) -> Result<(), Failure> {
         self.rest.extend_from_slice(text);
         // The last four stay: only they may have padding.
         let whole = self.rest.len().saturating_sub(1) / 4 * 4;
@@ -152,7 +147,7 @@ impl Base64 {
         take(&bytes)
     }
 
-    fn finish(self, take: &mut impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
+    fn finish(self, take: Take<'_>) -> Result<(), Failure> {
         take(&STANDARD.decode(&self.rest).map_err(|_| invalid_base64())?)
     }
 }
@@ -168,7 +163,7 @@ mod tests {
 
     fn unescaped(json: &str) -> Result<Vec<u8>, Failure> {
         let mut all = Vec::new();
-        unescape(json, |bytes| {
+        unescape(json, &mut |bytes| {
             all.extend_from_slice(bytes);
             Ok(())
         })?;

@@ -11,7 +11,7 @@ use sortie_protocol::command::file_write::{FileWrite, FileWriteResult};
 use sortie_protocol::{ErrorCode, Sha256Hex};
 
 use super::Context;
-use super::content::Content;
+use super::content::{Content, Take};
 use crate::failure::Failure;
 use crate::job;
 use crate::output::now;
@@ -204,7 +204,7 @@ impl Write<'_> {
     fn check(&self, old: Option<&Metadata>) -> Result<FileWriteResult, Failure> {
         let plan = self.plan(old)?;
         let mut kept = Kept::new(self.wants_diff());
-        let (checksum, _) = self.digest(|bytes| {
+        let (checksum, _) = self.digest(&mut |bytes| {
             kept.push(bytes);
             Ok(())
         })?;
@@ -223,13 +223,13 @@ impl Write<'_> {
         let mut kept = Kept::new(self.wants_diff());
         // Inline content is compared before anything is written; what comes by INPUT has to be written to be known.
         if self.content.is_inline() {
-            let (checksum, _) = self.digest(|_| Ok(()))?;
+            let (checksum, _) = self.digest(&mut |_| Ok(()))?;
             if plan.old_checksum.as_ref() == Some(&checksum) {
                 return self.only_attributes(&plan, &checksum);
             }
         }
         let mut replacement = Replacement::begin(self.path)?;
-        let (checksum, length) = self.digest(|bytes| {
+        let (checksum, length) = self.digest(&mut |bytes| {
             kept.push(bytes);
             replacement.write(bytes)
         })?;
@@ -305,13 +305,10 @@ impl Write<'_> {
     }
 
     /// Hands all content to `take`; its digest and length.
-    fn digest(
-        &self,
-        mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
-    ) -> Result<(Sha256Hex, u64), Failure> {
+    fn digest(&self, take: Take<'_>) -> Result<(Sha256Hex, u64), Failure> {
         let mut hash = Sha256::new();
         let mut length = 0;
-        self.content.for_each(self.context, |bytes| {
+        self.content.for_each(self.context, &mut |bytes| {
             hash.update(bytes);
             length += bytes.len() as u64;
             take(bytes)
