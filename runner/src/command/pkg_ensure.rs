@@ -101,7 +101,8 @@ impl Ensure<'_> {
         }
         for action in &actions {
             if let Some(download) = &action.download {
-                let ran = self.locked_run(|| {
+                locks::wait(self.context, self.request.manager)?;
+                let ran = self.patiently(&mut || {
                     self.tool(download, action.specs(), true).run_lines(self.context, &mut self.teller())
                 })?;
                 self.expect(&ran, "download for", action.specs())?;
@@ -159,7 +160,7 @@ impl Ensure<'_> {
         let mut plan = Vec::new();
         for action in &mut actions {
             let ran =
-                self.locked_run(|| self.tool(&action.simulate, action.specs(), true).run(self.context))?;
+                self.patiently(&mut || self.tool(&action.simulate, action.specs(), true).run(self.context))?;
             let rows = (self.request.manager.read_plan)(&ran.text(), action.removing);
             // dnf --assumeno ends as if it had failed.
             if rows.is_empty() {
@@ -351,12 +352,17 @@ impl Ensure<'_> {
         names: impl IntoIterator<Item = &'n str>,
         read: Read,
     ) -> Result<(Vec<Row>, Ran), Failure> {
+        let names: Vec<&str> = names.into_iter().collect();
         let mut text = String::new();
-        let ran = self.tool(template, names, false).run_lines(self.context, &mut |stream, line| {
-            if stream == sortie_protocol::Stream::Stdout && text.len() < LONGEST_LIST {
-                text.push_str(&String::from_utf8_lossy(line));
-                text.push('\n');
-            }
+        let ran = self.patiently(&mut || {
+            text.clear();
+            let tool = self.tool(template, names.iter().copied(), false);
+            tool.run_lines(self.context, &mut |stream, line| {
+                if stream == sortie_protocol::Stream::Stdout && text.len() < LONGEST_LIST {
+                    text.push_str(&String::from_utf8_lossy(line));
+                    text.push('\n');
+                }
+            })
         })?;
         // To know no such package is an answer, and so is to have none at all; to be unable to look is none.
         let said_nothing = ran.stdout.is_empty() && ran.stderr.is_empty();
@@ -394,7 +400,8 @@ impl Ensure<'_> {
 
     fn refresh(&self) -> Result<(), Failure> {
         let manager = self.request.manager;
-        let ran = self.locked_run(|| {
+        locks::wait(self.context, manager)?;
+        let ran = self.patiently(&mut || {
             self.tool(manager.refresh, [], false).run_lines(self.context, &mut self.teller())
         })?;
         // Some call it a success when they kept the old lists.
@@ -404,15 +411,15 @@ impl Ensure<'_> {
         self.expect(&ran, "refresh its lists", [])
     }
 
-    /// Runs it while nobody else has the manager's lock.
-    fn locked_run(&self, run: impl Fn() -> Result<Ran, Failure>) -> Result<Ran, Failure> {
+    /// Runs it, again as long as it says that somebody else has the manager's lock.
+    fn patiently(&self, run: &mut dyn FnMut() -> Result<Ran, Failure>) -> Result<Ran, Failure> {
         loop {
-            locks::wait(self.context, self.request.manager)?;
             let ran = run()?;
             if self.is_fine(&ran) || !said::is_locked(&ran) {
                 return Ok(ran);
             }
-            // Somebody was faster; it may be one whose lock cannot be seen.
+            locks::wait(self.context, self.request.manager)?;
+            // It may be somebody whose lock cannot be seen.
             locks::lost(self.context, self.request.manager)?;
         }
     }
