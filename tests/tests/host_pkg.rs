@@ -1,10 +1,12 @@
 //! Packages on real hosts, by the managers that they have: what changes, what does not, and that nothing stays half done.
 
+mod cli_support;
 mod client_support;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use cli_support::on;
 use client_support::{builder, connect, target};
 use sortie_client::protocol::ErrorCode;
 use sortie_client::protocol::command::exec::Exec;
@@ -581,4 +583,61 @@ async fn a_full_disk_is_named_and_nothing_stays_half_done() -> Result<()> {
     assert_eq!(host.sh("dpkg --audit; ls /var/lib/dpkg/updates").await?.fine()?, "");
     session.close().await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn two_sessions_that_change_packages_take_turns() -> Result<()> {
+    sortie_tests::require_kind!(Kind::Debian12);
+    let lab = Lab::start().await?;
+    let host = slow_host(&lab).await?;
+    let one = connect(&host.access("root")).await?;
+    let two = connect(&host.access("root")).await?;
+    let first = one.start(slow()).await?;
+    begun(&host).await?;
+    let second = two.start(PkgEnsure::present(["th-svc"])).await?;
+    let third = one.start(PkgEnsure::present(["th-hello"])).await?;
+    let options = CommandOptions { timeout: Duration::from_secs(1), ..CommandOptions::default() };
+    let error = refused_with(&two, &PkgEnsure::present(["th-lib"]), options, ErrorCode::Locked).await?;
+    assert!(error.message.contains("process "), "{error:?}");
+    host.write("/run/th-slow.go", "", 0o644).await?;
+    for (running, name) in [(first, "th-slow"), (second, "th-svc"), (third, "th-hello")] {
+        assert_eq!(running.wait().await?.result.action, "installed", "{name}");
+    }
+    one.close().await?;
+    two.close().await?;
+    through(&host).await
+}
+
+#[tokio::test]
+async fn from_the_command_line_and_an_unprivileged_login() -> Result<()> {
+    sortie_tests::require_kind!(Kind::Debian12);
+    let lab = Lab::start().await?;
+    let host = lab.host(Kind::Debian12).start().await?;
+    let access = host.add_user("deploy", None).await?;
+    host.write("/etc/sudoers.d/deploy", "deploy ALL=(ALL) NOPASSWD: ALL\n", 0o440).await?;
+    let name = cli_support::name(&access);
+    let pkg = |words: &'static [&'static str]| on(&access, "pkg").arg("--become").args(words).run();
+    let ended = pkg(&["-u", "--version", "1.0", "present", "th-hello"]).await?.fine();
+    let with = "th-lib, with it: none -> 1.0";
+    assert_eq!(ended.text(), format!("{name}: th-hello: installed: none -> 1.0\n{name}: {with}\n"));
+    let ended = pkg(&["--check", "--diff", "latest", "th-hello"]).await?.fine();
+    let diff = "--- packages\n+++ packages\n@@ -1 +1 @@\n-th-hello 1.0\n+th-hello 1.1\n";
+    assert_eq!(ended.text(), format!("{name}: th-hello: would be upgraded: 1.0 -> 1.1\n{diff}"));
+    let ended = pkg(&["-o", "--no-install-recommends", "latest", "th-hello", "th-lib"]).await?.fine();
+    assert_eq!(
+        ended.text(),
+        format!("{name}: upgraded\n{name}: th-hello: 1.0 -> 1.1\n{name}: th-lib: 1.0\n")
+    );
+    let ended = pkg(&["--json", "absent", "th-hello"]).await?.fine();
+    let done = ended.events().into_iter().find(|event| event["event"] == "done").context("no done")?;
+    assert_eq!((&done["command"], &done["result"]["action"]), (&"pkg".into(), &"removed".into()));
+    assert_eq!(
+        (&done["result"]["name"], &done["result"]["previous_version"]),
+        (&"th-hello".into(), &"1.1".into())
+    );
+    let ended = pkg(&["present", "th-none"]).await?.ended_with(1).says(&["th-none", "NOT_FOUND"]);
+    assert_eq!(ended.text(), "");
+    let ended = on(&access, "pkg").args(["present", "th-hello"]).run().await?.ended_with(1);
+    ended.says(&["only root", "become", "PERMISSION_DENIED"]);
+    host.quiet_of("sortie").await
 }

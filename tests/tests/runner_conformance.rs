@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use runner_support::{Dir, Session, ended, pids, runs};
 use serde_json::{Value, json};
+use sortie_tests::require_programs;
 
 /// A CMD as the reference's client writes it.
 fn reference(id: &str, kind: &str, timeout: u32, params: &str) -> String {
@@ -402,6 +403,45 @@ async fn rows_31_to_34_a_read_is_exact() -> Result<()> {
     let path = dir.write("binary", b"\xff\x00\xfe")?;
     let result = done(&mut session, "file.read", &format!("{{\"path\":\"{path}\"}}")).await?;
     assert_eq!((&result["content"], &result["encoding"]), (&json!("/wD+"), &json!("base64")));
+    session.finish().await
+}
+
+#[tokio::test]
+async fn row_35_a_wrong_state_manager_or_name_of_a_package_is_an_error() -> Result<()> {
+    let mut session = Session::start(&[]).await?;
+    for (params, words) in [
+        (json!({"name": "x", "state": ""}), "invalid state: \"\""),
+        (json!({"name": "x", "state": "there"}), "invalid state: \"there\""),
+        (json!({"name": "x", "state": "present", "manager": "brew"}), "manager: "),
+        (json!({"name": "", "state": "present"}), "name: is required"),
+        (json!(null), "state: "),
+    ] {
+        let error = session.error("INVALID_PARAMS", "pkg.ensure", params).await?;
+        ensure!(error["message"].as_str().is_some_and(|message| message.contains(words)), "{error}");
+    }
+    session.finish().await
+}
+
+#[tokio::test]
+async fn row_36_a_package_that_is_installed_is_already_present() -> Result<()> {
+    require_programs!("apt-get", "dpkg-query");
+    let mut session = Session::start(&[]).await?;
+    let result =
+        session.done("pkg.ensure", json!({"name": "dpkg", "state": "present", "manager": "apt"})).await?;
+    let version = session.sh("dpkg-query -W -f '${Version}' dpkg").await?["stdout"].take();
+    assert_eq!(
+        result,
+        json!({"changed": false, "previous_version": version, "installed_version": version, "action": "already_present"})
+    );
+    session.finish().await
+}
+
+#[tokio::test]
+async fn row_38_a_package_that_is_not_installed_is_already_absent_and_has_no_versions() -> Result<()> {
+    require_programs!("apt-get", "dpkg-query");
+    let mut session = Session::start(&[]).await?;
+    let result = session.done("pkg.ensure", json!({"name": "no-such-package", "state": "absent"})).await?;
+    assert_eq!(result, json!({"changed": false, "action": "already_absent"}));
     session.finish().await
 }
 

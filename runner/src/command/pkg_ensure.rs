@@ -8,7 +8,7 @@ use super::Context;
 use crate::failure::Failure;
 use crate::job;
 use crate::locks::Resource;
-use crate::package::changes::{applied, changes, diff, list};
+use crate::package::changes::{applied, changes, diff, in_words, list};
 use crate::package::request::{Request, State};
 use crate::package::{Read, Row, apt, locks, pacman, request, said};
 use crate::tool::{self, Ran, Tool};
@@ -31,11 +31,11 @@ pub(super) fn run(context: &Context) -> Result<PkgEnsureResult, Failure> {
         return Ok(ensure.report(&before, &applied(&before, plan), 0));
     }
     let _held = context.lock(Resource::Packages)?;
-    ensure.mend()?;
+    let begin = ensure.mend()?;
     if ensure.request.update_cache {
         ensure.refresh()?;
     }
-    ensure.change()
+    ensure.change(begin.as_deref())
 }
 
 struct Ensure<'a> {
@@ -62,8 +62,8 @@ struct Action {
 }
 
 impl Action {
-    fn specs(&self) -> impl Iterator<Item = &str> {
-        self.targets.iter().map(|(_, spec)| spec.as_str())
+    fn specs(&self) -> Vec<&str> {
+        self.targets.iter().map(|(_, spec)| spec.as_str()).collect()
     }
 }
 
@@ -86,26 +86,27 @@ impl Ensure<'_> {
         asked.is_none_or(|asked| self.request.manager.is_version(asked, &row.version))
     }
 
-    /// Does it, and tells what came of it.
-    fn change(&self) -> Result<PkgEnsureResult, Failure> {
+    /// Does it, and tells what came of it; `begin` is what was there if something was done before.
+    fn change(&self, begin: Option<&[Row]>) -> Result<PkgEnsureResult, Failure> {
         let before = self.installed(&[])?;
+        let begin = begin.unwrap_or(&before);
         if self.unmet(&before).is_empty() {
-            return Ok(self.report(&before, &before, 0));
+            return Ok(self.report(begin, &before, 0));
         }
         let mut actions = self.actions(&before)?;
         if self.request.state == State::Latest {
             (actions, _) = self.plan_of(actions, &before)?;
         }
         if actions.is_empty() {
-            return Ok(self.report(&before, &before, 0));
+            return Ok(self.report(begin, &before, 0));
         }
         for action in &actions {
             if let Some(download) = &action.download {
                 locks::wait(self.context, self.request.manager)?;
                 let ran = self.patiently(&mut || {
-                    self.tool(download, action.specs(), true).run_lines(self.context, &mut self.teller())
+                    self.tool(download, &action.specs(), true).run_lines(self.context, &mut self.teller())
                 })?;
-                self.expect(&ran, "download for", action.specs())?;
+                self.expect(&ran, "download for", &action.specs())?;
             }
         }
         loop {
@@ -115,21 +116,22 @@ impl Ensure<'_> {
             if let Some((ran, action)) = failed {
                 if said::is_locked(&ran) && after == before {
                     // Somebody was faster.
+                    locks::lost(self.context, self.request.manager)?;
                     continue;
                 }
                 let verb = if action.removing { "remove" } else { "install" };
-                return Err(self.failed(self.failure(&ran, verb, action.specs()), &before, &after));
+                return Err(self.failed(self.failure(&ran, verb, &action.specs()), begin, &after));
             }
             let unmet = if self.request.state == State::Latest { Vec::new() } else { self.unmet(&after) };
             if !unmet.is_empty() {
                 let message = format!(
                     "{} ended well, and yet this is not as asked for: {}",
                     self.request.manager.name,
-                    list(unmet.into_iter().map(String::as_str))
+                    list(&unmet.iter().map(|name| name.as_str()).collect::<Vec<_>>())
                 );
-                return Err(self.failed(Failure::new(ErrorCode::PkgFailed, message), &before, &after));
+                return Err(self.failed(Failure::new(ErrorCode::PkgFailed, message), begin, &after));
             }
-            return Ok(self.report(&before, &after, left_running));
+            return Ok(self.report(begin, &after, left_running));
         }
     }
 
@@ -138,7 +140,7 @@ impl Ensure<'_> {
         let (mut failed, mut left_running) = (None, 0);
         for action in actions {
             let ran =
-                self.tool(&action.act, action.specs(), true).critical(self.context, &mut self.teller())?;
+                self.tool(&action.act, &action.specs(), true).critical(self.context, &mut self.teller())?;
             left_running += ran.left_running;
             if !self.is_fine(&ran) {
                 failed = Some((ran, action));
@@ -160,11 +162,11 @@ impl Ensure<'_> {
         let mut plan = Vec::new();
         for action in &mut actions {
             let ran =
-                self.patiently(&mut || self.tool(&action.simulate, action.specs(), true).run(self.context))?;
+                self.patiently(&mut || self.tool(&action.simulate, &action.specs(), true).run(self.context))?;
             let rows = (self.request.manager.read_plan)(&ran.text(), action.removing);
             // dnf --assumeno ends as if it had failed.
             if rows.is_empty() {
-                self.expect(&ran, "plan for", action.specs())?;
+                self.expect(&ran, "plan for", &action.specs())?;
             }
             if self.request.state == State::Latest {
                 let mut kept = Vec::new();
@@ -222,7 +224,7 @@ impl Ensure<'_> {
         let available = self.available(newest.unwrap_or(manager.available), &asked)?;
         for name in &missing {
             if !available.0.iter().any(|row| row.is(name)) {
-                return Err(self.unknown(name, None, &available));
+                return Err(self.unknown(name, "", &available));
             }
         }
         let mut targets: Vec<_> = missing.iter().map(|name| alone(name)).collect();
@@ -278,7 +280,7 @@ impl Ensure<'_> {
                     pacman::SIMULATE_FILE.clone_into(&mut install.simulate);
                     row
                 }
-                None => return Err(self.unknown(name, Some(version), &available)),
+                None => return Err(self.unknown(name, version, &available)),
             },
         };
         if let Some(present) = self.found(before, name)
@@ -303,35 +305,26 @@ impl Ensure<'_> {
         if names.is_empty() {
             return Ok((Vec::new(), None));
         }
-        let (rows, ran) = self.rows(template, names.iter().copied(), self.request.manager.read_available)?;
+        let (rows, ran) = self.rows(template, names, self.request.manager.read_available)?;
         Ok((rows, Some(ran)))
     }
 
-    fn unknown(&self, name: &str, version: Option<&str>, (rows, ran): &(Vec<Row>, Option<Ran>)) -> Failure {
+    fn unknown(&self, name: &str, version: &str, (rows, ran): &(Vec<Row>, Option<Ran>)) -> Failure {
         let manager = self.request.manager;
         if let Some(ran) = ran.as_ref().filter(|ran| said::is_source(ran)) {
-            return said::failure(manager, &format!("look for {name}"), ran);
+            return said::failure(manager, &["look for ", name].concat(), ran);
         }
         let versions: Vec<&str> =
             rows.iter().filter(|row| row.is(name)).map(|row| row.version.as_str()).collect();
-        let message = match version {
-            Some(version) if !versions.is_empty() => {
-                let there = list(versions.iter().copied());
-                return Failure::new(
-                    ErrorCode::NotFound,
-                    format!(
-                        "version: {} has no {name} {version}; it has {there}. Nothing was changed",
-                        manager.name
-                    ),
-                )
-                .detail("available", there);
-            }
-            _ => format!(
-                "name: {} knows no package {name}; nothing was changed. update_cache refreshes the lists of the sources",
-                manager.name
-            ),
-        };
-        Failure::new(ErrorCode::NotFound, message)
+        let there = list(&versions);
+        if versions.is_empty() {
+            let advice = "; nothing was changed. update_cache refreshes the lists of the sources";
+            let message = ["name: ", manager.name, " knows no package ", name, advice].concat();
+            return Failure::new(ErrorCode::NotFound, message);
+        }
+        let message = ["version: ", manager.name, " has no ", name, " ", version, ", but ", &there];
+        Failure::new(ErrorCode::NotFound, message.concat() + "; nothing was changed")
+            .detail("available", there)
     }
 
     /// What is installed of these, or at all.
@@ -341,22 +334,17 @@ impl Ensure<'_> {
         if names.is_empty() && manager.installed_by_name && template.starts_with("rpm") {
             template.push_str(" -a");
         }
-        let names = names.iter().filter(|_| manager.installed_by_name).map(String::as_str);
-        Ok(self.rows(&template, names, manager.read_installed)?.0)
+        let names: Vec<&str> =
+            names.iter().filter(|_| manager.installed_by_name).map(String::as_str).collect();
+        Ok(self.rows(&template, &names, manager.read_installed)?.0)
     }
 
     /// Runs what lists packages.
-    fn rows<'n>(
-        &self,
-        template: &str,
-        names: impl IntoIterator<Item = &'n str>,
-        read: Read,
-    ) -> Result<(Vec<Row>, Ran), Failure> {
-        let names: Vec<&str> = names.into_iter().collect();
+    fn rows(&self, template: &str, names: &[&str], read: Read) -> Result<(Vec<Row>, Ran), Failure> {
         let mut text = String::new();
         let ran = self.patiently(&mut || {
             text.clear();
-            let tool = self.tool(template, names.iter().copied(), false);
+            let tool = self.tool(template, names, false);
             tool.run_lines(self.context, &mut |stream, line| {
                 if stream == sortie_protocol::Stream::Stdout && text.len() < LONGEST_LIST {
                     text.push_str(&String::from_utf8_lossy(line));
@@ -387,28 +375,30 @@ impl Ensure<'_> {
         }
     }
 
-    /// A dpkg that was killed leaves its database to be mended; apt refuses to work before.
-    fn mend(&self) -> Result<(), Failure> {
+    /// A dpkg that was killed leaves its database to be mended; apt refuses to work before. What was there before that.
+    fn mend(&self) -> Result<Option<Vec<Row>>, Failure> {
         if self.request.manager.name != "apt" || !apt::was_interrupted() {
-            return Ok(());
+            return Ok(None);
         }
         locks::wait(self.context, self.request.manager)?;
+        let begin = self.installed(&[])?;
         self.context.progress("dpkg was interrupted before; mending that with dpkg --configure -a", None);
-        let ran = self.tool(apt::MEND, [], false).critical(self.context, &mut |_, _| ())?;
-        self.expect(&ran, "mend what was interrupted before", [])
+        let ran = self.tool(apt::MEND, &[], false).critical(self.context, &mut |_, _| ())?;
+        self.expect(&ran, "mend what was interrupted before", &[])?;
+        Ok(Some(begin))
     }
 
     fn refresh(&self) -> Result<(), Failure> {
         let manager = self.request.manager;
         locks::wait(self.context, manager)?;
         let ran = self.patiently(&mut || {
-            self.tool(manager.refresh, [], false).run_lines(self.context, &mut self.teller())
+            self.tool(manager.refresh, &[], false).run_lines(self.context, &mut self.teller())
         })?;
         // Some call it a success when they kept the old lists.
         if said::is_source(&ran) {
             return Err(said::failure(manager, "refresh its lists", &ran));
         }
-        self.expect(&ran, "refresh its lists", [])
+        self.expect(&ran, "refresh its lists", &[])
     }
 
     /// Runs it, again as long as it says that somebody else has the manager's lock.
@@ -424,7 +414,7 @@ impl Ensure<'_> {
         }
     }
 
-    fn tool<'n>(&self, template: &str, names: impl IntoIterator<Item = &'n str>, options: bool) -> Tool {
+    fn tool(&self, template: &str, names: &[&str], options: bool) -> Tool {
         let mut words = template.split_ascii_whitespace();
         let program = words.next().filter(|word| *word != "@").unwrap_or(self.request.program);
         let options = self.request.options.iter().filter(|_| options);
@@ -457,39 +447,19 @@ impl Ensure<'_> {
         ran.ok() || self.request.manager.fine.contains(&ran.exit_code)
     }
 
-    fn expect<'n>(
-        &self,
-        ran: &Ran,
-        verb: &str,
-        specs: impl IntoIterator<Item = &'n str>,
-    ) -> Result<(), Failure> {
+    fn expect(&self, ran: &Ran, verb: &str, specs: &[&str]) -> Result<(), Failure> {
         if self.is_fine(ran) { Ok(()) } else { Err(self.failure(ran, verb, specs)) }
     }
 
-    fn failure<'n>(&self, ran: &Ran, verb: &str, specs: impl IntoIterator<Item = &'n str>) -> Failure {
+    fn failure(&self, ran: &Ran, verb: &str, specs: &[&str]) -> Failure {
         said::failure(self.request.manager, format!("{verb} {}", list(specs)).trim_end(), ran)
     }
 
     /// A failure after something may have been changed says what.
     fn failed(&self, mut failure: Failure, before: &[Row], after: &[Row]) -> Failure {
-        let changes: Vec<String> = changes(before, after)
-            .into_iter()
-            .map(|change| {
-                let version = |version: Option<String>| version.unwrap_or_else(|| "none".to_owned());
-                format!(
-                    "{} {} -> {}",
-                    change.name,
-                    version(change.previous_version),
-                    version(change.installed_version)
-                )
-            })
-            .collect();
-        let what = if changes.is_empty() {
-            "no package changed".to_owned()
-        } else {
-            list(changes.iter().map(String::as_str))
-        };
-        failure.message.push_str(&format!(". Versions before and after: {what}"));
+        let changes = changes(before, after);
+        failure.message.push_str(". Versions before and after: ");
+        failure.message.push_str(&in_words(&changes));
         failure.detail("changed", (!changes.is_empty()).to_string())
     }
 
@@ -498,12 +468,8 @@ impl Ensure<'_> {
         if !request::is_version(a) || !request::is_version(b) {
             return Ok(false);
         }
-        let words = self.request.manager.is_older.split(' ').map(|word| match word {
-            "A" => a.to_owned(),
-            "B" => b.to_owned(),
-            word => word.replace("\"A\"", &format!("\"{a}\"")).replace("\"B\"", &format!("\"{b}\"")),
-        });
-        let mut words = words.collect::<Vec<_>>().into_iter();
+        let line = self.request.manager.is_older.replace("{A}", a).replace("{B}", b);
+        let mut words = line.split(' ');
         let ran = Tool::new(words.next().unwrap_or_default()).args(words).run(self.context)?;
         Ok(match ran.stdout.first() {
             None => ran.ok(),

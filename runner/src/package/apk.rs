@@ -24,7 +24,7 @@ pub(super) static APK: Manager = Manager {
     refresh: "apk update --no-progress",
     older_option: "",
     older_verb: "",
-    is_older: "apk version -t A B",
+    is_older: "apk version -t {A} {B}",
     version_sign: '=',
     release_optional: false,
     fine: &[],

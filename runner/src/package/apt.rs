@@ -41,7 +41,7 @@ pub(super) static APT: Manager = Manager {
     refresh: "apt-get -qq -oAPT::Status-Fd=1 update",
     older_option: "--allow-downgrades",
     older_verb: "",
-    is_older: "dpkg --compare-versions A lt B",
+    is_older: "dpkg --compare-versions {A} lt {B}",
     version_sign: '=',
     release_optional: false,
     fine: &[],

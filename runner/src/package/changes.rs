@@ -1,33 +1,60 @@
 //! What differs between two lists of packages. Pure: from rows to rows and text.
 
-use std::collections::BTreeMap;
-
 use sortie_protocol::command::pkg_ensure::PackageVersions;
 
 use super::Row;
 
 /// Packages whose versions differ.
 pub(crate) fn changes(before: &[Row], after: &[Row]) -> Vec<PackageVersions> {
-    let mut versions: BTreeMap<(&str, &str), [String; 2]> = BTreeMap::new();
-    for (at, rows) in [before, after].into_iter().enumerate() {
-        for row in rows {
-            let text = &mut versions.entry((&row.name, &row.arch)).or_default()[at];
-            // Of some packages, kernels above all, several versions are installed.
-            if !text.is_empty() {
-                text.push_str(", ");
-            }
-            text.push_str(&row.version);
+    let mut changes: Vec<PackageVersions> = Vec::new();
+    for row in missing_from(before, after).into_iter().chain(missing_from(after, before)) {
+        if changes.iter().all(|change| change.name != row.name) {
+            changes.push(PackageVersions {
+                name: row.name.clone(),
+                previous_version: versions(before, row),
+                installed_version: versions(after, row),
+            });
         }
     }
-    let some = |text: String| Some(text).filter(|text| !text.is_empty());
-    let change = |((name, _), [old, new]): ((&str, &str), [String; 2])| {
-        (old != new).then(|| PackageVersions {
-            name: name.to_owned(),
-            previous_version: some(old),
-            installed_version: some(new),
+    changes.retain(|change| change.previous_version != change.installed_version);
+    changes
+}
+
+/// The rows that the others do not have. Both are in the same order but for what differs.
+fn missing_from<'r>(rows: &'r [Row], others: &[Row]) -> Vec<&'r Row> {
+    let mut at = 0;
+    let mut missing = Vec::new();
+    for row in rows {
+        let (passed, next) = others.split_at(at);
+        match next.iter().position(|other| other == row) {
+            Some(found) => at += found + 1,
+            None if passed.contains(row) => {}
+            None => missing.push(row),
+        }
+    }
+    missing
+}
+
+/// The versions of a package: of some, kernels above all, several are installed.
+fn versions(rows: &[Row], package: &Row) -> Option<String> {
+    let same = rows.iter().filter(|row| row.name == package.name && row.arch == package.arch);
+    let versions: Vec<&str> = same.map(|row| row.version.as_str()).collect();
+    (!versions.is_empty()).then(|| versions.join(", "))
+}
+
+/// `th-hello 1.0 -> 1.1, th-lib none -> 1.0`: the first few.
+pub(crate) fn in_words(changes: &[PackageVersions]) -> String {
+    let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "none".to_owned());
+    let words: Vec<String> = changes
+        .iter()
+        .map(|c| {
+            [&c.name, " ", &version(&c.previous_version), " -> ", &version(&c.installed_version)].concat()
         })
-    };
-    versions.into_iter().filter_map(change).collect()
+        .collect();
+    match words.is_empty() {
+        true => "no package changed".to_owned(),
+        false => list(&words.iter().map(String::as_str).collect::<Vec<_>>()),
+    }
 }
 
 /// What would be installed after a plan.
@@ -51,7 +78,7 @@ pub(crate) fn diff<'a>(packages: impl Iterator<Item = &'a PackageVersions>) -> S
     for package in packages {
         for (side, version) in sides.iter_mut().zip([&package.previous_version, &package.installed_version]) {
             if let Some(version) = version {
-                side.push_str(&format!("{} {version}\n", package.name));
+                *side += &[&package.name, " ", version, "\n"].concat();
             }
         }
     }
@@ -59,10 +86,9 @@ pub(crate) fn diff<'a>(packages: impl Iterator<Item = &'a PackageVersions>) -> S
 }
 
 /// Names for a message: the first few.
-pub(crate) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    let names: Vec<&str> = names.into_iter().collect();
-    let more = if names.len() > 8 { format!(" and {} more", names.len() - 8) } else { String::new() };
-    format!("{}{more}", names[..names.len().min(8)].join(", "))
+pub(crate) fn list(names: &[&str]) -> String {
+    let first = names.get(..8).unwrap_or(names).join(", ");
+    if names.len() > 8 { first + ", …" } else { first }
 }
 
 #[cfg(test)]

@@ -62,33 +62,33 @@ impl Lock {
 /// `LOCKED` naming the process when the command's time is over, and for a lock that its owner left behind; why the command
 /// was ended.
 pub(crate) fn wait(context: &Context, manager: &Manager) -> Result<(), Failure> {
-    let (mut wait, mut told) = (FIRST_WAIT, None);
+    let (mut wait, mut told, mut stale) = (FIRST_WAIT, None, false);
     while let Some(held) = manager.locks.iter().find_map(|lock| lock.held()) {
         let who = held.pid.map_or_else(|| "a process that cannot be seen".to_owned(), name_of);
-        if held.stale {
-            let message = format!(
-                "{} is locked by {}, which no process has open: if no package manager runs, remove the file",
-                manager.name, held.path
-            );
-            return Err(Failure::new(ErrorCode::Locked, message).not_retryable());
+        // Seen twice: whoever had it may have gone between two looks.
+        if held.stale && stale {
+            let why = " is there, but no process has it open: if no package manager runs, remove it";
+            return Err(Failure::new(ErrorCode::Locked, [held.path, why].concat()).not_retryable());
         }
-        if told != Some(held.pid) {
-            context.progress(format!("waiting for {who}, which holds {}", held.path), None);
+        stale = held.stale;
+        if told != Some(held.pid) && !stale {
+            context.progress(["waiting for ", &who, ", which holds ", held.path].concat(), None);
             told = Some(held.pid);
         }
-        context.job.pause(wait).map_err(|failure| {
-            if !context.job.timed_out() {
-                return failure;
-            }
-            let message = format!(
-                "the lock of {} ({}) was not had within the timeout of {} s: {who} holds it; nothing was changed",
-                manager.name, held.path, context.job.command.timeout
-            );
-            Failure::new(ErrorCode::Locked, message).detail("holder", who)
-        })?;
+        pause(context, wait, &[held.path, " is held by ", &who].concat())
+            .map_err(|f| f.detail("holder", who))?;
         wait = (wait * 2).min(LONGEST_WAIT);
     }
     Ok(())
+}
+
+/// Waits; `LOCKED` for this reason once the command's own time is over, or why else it is ended.
+fn pause(context: &Context, wait: Duration, why: &str) -> Result<(), Failure> {
+    let Err(failure) = context.job.pause(wait) else { return Ok(()) };
+    if !context.job.timed_out() {
+        return Err(failure);
+    }
+    Err(Failure::new(ErrorCode::Locked, [why, " for the whole timeout; nothing was changed"].concat()))
 }
 
 /// Waits a little after the manager said that somebody else has its lock, as long as the command lives.
@@ -96,13 +96,7 @@ pub(crate) fn wait(context: &Context, manager: &Manager) -> Result<(), Failure> 
 /// # Errors
 /// `LOCKED` when the command's time is over; why the command was ended.
 pub(crate) fn lost(context: &Context, manager: &Manager) -> Result<(), Failure> {
-    context.job.pause(LONGEST_WAIT).map_err(|failure| {
-        if !context.job.timed_out() {
-            return failure;
-        }
-        let message = format!("{} says that somebody else has its lock; nothing was changed", manager.name);
-        Failure::new(ErrorCode::Locked, message)
-    })
+    pause(context, LONGEST_WAIT, &[manager.name, " is in use by another process"].concat())
 }
 
 /// Who has a record lock on the file: none if nobody has; the inner none is somebody who cannot be seen.

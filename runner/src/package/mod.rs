@@ -52,7 +52,7 @@ pub(crate) struct Manager {
     pub(crate) older_option: &'static str,
     /// A verb in the place of `install` for an older version.
     pub(crate) older_verb: &'static str,
-    /// Says whether version A is older than B: by `<` or `-` as the first character, or by exit status 0 where it says nothing.
+    /// Says whether version `{A}` is older than `{B}`: by `<` or `-` as the first character, or by exit status 0 where it says nothing.
     pub(crate) is_older: &'static str,
     /// Between a package and its exact version.
     pub(crate) version_sign: char,

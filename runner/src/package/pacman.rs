@@ -23,7 +23,7 @@ pub(super) static PACMAN: Manager = Manager {
     refresh: "pacman -Sy --noconfirm --noprogressbar",
     older_option: "",
     older_verb: "",
-    is_older: "vercmp A B",
+    is_older: "vercmp {A} {B}",
     version_sign: '=',
     release_optional: true,
     fine: &[],

@@ -10,7 +10,7 @@ pub(super) const RPM_LOCKS: [Lock; 2] =
 pub(super) const INSTALLED: &str =
     "rpm -q --queryformat %{NAME}|%{ARCH}|%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\\n";
 
-pub(super) const IS_OLDER: &str = "rpm --eval %{lua:print(rpm.vercmp(\"A\",\"B\"))}";
+pub(super) const IS_OLDER: &str = "rpm --eval %{lua:print(rpm.vercmp(\"{A}\",\"{B}\"))}";
 
 pub(super) static DNF: Manager = Manager {
     name: "dnf",

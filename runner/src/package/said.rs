@@ -163,3 +163,62 @@ fn lines(ran: &Ran) -> String {
     // The reason may stand in the one, the consequence in the other.
     crate::tool::last_lines(format!("{}\n{}", keep(&ran.stdout), keep(&ran.stderr)).as_bytes(), 6)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_known_by_what_was_printed() {
+        let of = |stderr: &str| {
+            let ran = Ran { exit_code: 1, stdout: Vec::new(), stderr: stderr.into(), left_running: 0 };
+            cause(&ran)
+        };
+        for (said, expected) in [
+            ("E: You don't have enough free space in /var/cache/apt/archives/.", Cause::NoSpace),
+            (
+                " cannot copy extracted data for './usr/share/th-big': failed to write (No space left on device)",
+                Cause::NoSpace,
+            ),
+            ("dpkg: error: unable to create lock: Read-only file system", Cause::ReadOnly),
+            (
+                "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 7 (apt-get)",
+                Cause::Locked,
+            ),
+            ("System management is locked by the application with pid 105 (zypper).", Cause::Locked),
+            ("ERROR: Unable to lock database: Resource temporarily unavailable", Cause::Locked),
+            (
+                "W: Failed to fetch http://127.0.0.1:9/x/./Packages  Could not connect to 127.0.0.1:9",
+                Cause::Source,
+            ),
+            (
+                "Error: Failed to download metadata for repo 'th': Cannot download repomd.xml\nNo match for argument: x",
+                Cause::Source,
+            ),
+            ("error: failed retrieving file 'th.db' from 127.0.0.1:9 : Failed to connect", Cause::Source),
+            ("WARNING: fetching http://x/APKINDEX.tar.gz: temporary error (try again later)", Cause::Source),
+            (
+                "dpkg: error processing package th-bad (--configure):\n installed th-bad package post-installation script subprocess returned error exit status 7",
+                Cause::Script,
+            ),
+            // What a script says of locks and networks is its own affair.
+            (
+                "script subprocess returned error exit status 1\nE: Could not get lock /x\ncurl: Could not resolve host",
+                Cause::Script,
+            ),
+            ("E: Unable to locate package nonex", Cause::NotFound),
+            ("Error: Unable to find a match: nonex", Cause::NotFound),
+            ("No provider of 'nonex' found.", Cause::NotFound),
+            ("error: target not found: nonex", Cause::NotFound),
+            ("ERROR: unable to select packages:\n  nonex (no such package):", Cause::NotFound),
+            (
+                "E: Held packages were changed and -y was used without --allow-change-held-packages.",
+                Cause::Conflict,
+            ),
+            (":: removing th-lib breaks dependency 'th-lib' required by th-hello", Cause::Conflict),
+        ] {
+            assert_eq!(of(said), Some(expected), "{said}");
+        }
+        assert_eq!(of("Segmentation fault"), None);
+    }
+}
