@@ -74,7 +74,7 @@ async fn property(host: &Host, unit: &str, name: &str) -> Result<String> {
     Ok(said.trim().to_owned())
 }
 
-for_each_kind!(systemd_is_brought_where_it_was_asked_to_be: Debian11, Debian12, Debian13);
+for_each_kind!(systemd_is_brought_where_it_was_asked_to_be: Debian11, Debian12, Debian13, Dnf4, Dnf5, Zypper, Pacman, Arm64);
 async fn systemd_is_brought_where_it_was_asked_to_be(kind: Kind) -> Result<()> {
     let lab = Lab::start().await?;
     let host = host_with_units(&lab, kind).await?;
@@ -161,7 +161,7 @@ async fn names_aliases_and_kinds_of_units(kind: Kind) -> Result<()> {
     Ok(())
 }
 
-for_each_kind!(a_service_that_fails_is_an_error_with_its_last_words: Debian11, Debian12, Debian13);
+for_each_kind!(a_service_that_fails_is_an_error_with_its_last_words: Debian11, Debian12, Debian13, Arm64);
 async fn a_service_that_fails_is_an_error_with_its_last_words(kind: Kind) -> Result<()> {
     let lab = Lab::start().await?;
     let host = host_with_units(&lab, kind).await?;

@@ -37,9 +37,8 @@ async fn refused(session: &Session, code: &ErrorCode, command: &SudoersEnsure) -
 
 /// Everything in the directory: names, owners, modes and contents.
 async fn rules(host: &Host) -> Result<String> {
-    host.sh("cd /etc/sudoers.d && stat -c '%n %u:%g %a %s %i %Z' .* * | grep -v '^\\.\\.* ' && cat *")
-        .await?
-        .fine()
+    let script = "cd /etc/sudoers.d; for f in $(find . -type f | sort); do stat -c '%n %u:%g %a %s %i %Z' $f; cat $f; done";
+    host.sh(script).await?.fine()
 }
 
 /// What sudo says that a user may do: the lines below "may run".
@@ -310,7 +309,7 @@ async fn sudos_own_parser_finds_the_tokens_that_were_asked_for(kind: Kind) -> Re
     Ok(())
 }
 
-for_each_kind!(a_second_run_a_check_and_wrong_input_touch_nothing: Debian11, Debian12, Debian13, OpenRc);
+for_each_kind!(a_second_run_a_check_and_wrong_input_touch_nothing: Debian11, Debian12, Debian13, OpenRc, Dnf4, Dnf5, Zypper, Pacman, Arm64);
 async fn a_second_run_a_check_and_wrong_input_touch_nothing(kind: Kind) -> Result<()> {
     let lab = Lab::start().await?;
     let host = host_with_users(&lab, kind).await?;
@@ -377,7 +376,7 @@ async fn what_cannot_be_in_force_leaves_the_old_rule(kind: Kind) -> Result<()> {
     // visudo refuses the new file.
     host.sh(
         "cp /usr/sbin/visudo /root/visudo; \
-         printf '#!/bin/sh\\ncase $1 in -cf) echo \"parse error in $2 near line 2\" >&2; exit 1;; esac\\n' > /usr/sbin/visudo",
+         printf '#!/bin/sh\\ncase $1$2 in -c-f) echo \"parse error in $3 near line 2\" >&2; exit 1;; esac\\n' > /usr/sbin/visudo",
     )
     .await?
     .fine()?;

@@ -119,7 +119,7 @@ impl Files {
         let rename = self.old.is_none() && self.old_reference.is_some();
         let target = if rename { &self.reference } else { &self.ours };
         let new = begin(target, text.as_bytes(), ATTRIBUTES)?;
-        let checked = Tool::new("visudo").args(["-cf", TEMPORARY]).run(context)?;
+        let checked = Tool::new("visudo").args(["-c", "-f", TEMPORARY]).run(context)?;
         if !checked.ok() {
             return Err(Failure::new(
                 ErrorCode::ValidationFailed,
