@@ -53,12 +53,14 @@ struct Acted<'a> {
 
 /// One call of the manager that changes something.
 struct Action {
-    simulate: String,
-    download: Option<String>,
-    act: String,
+    simulate: &'static str,
+    download: Option<&'static str>,
+    act: &'static str,
     /// Names, and how the manager is told of them.
     targets: Vec<(String, String)>,
     removing: bool,
+    /// To a version that is older than the present one.
+    older: bool,
 }
 
 impl Action {
@@ -101,10 +103,10 @@ impl Ensure<'_> {
             return Ok(self.report(begin, &before, 0));
         }
         for action in &actions {
-            if let Some(download) = &action.download {
+            if let Some(download) = action.download {
                 locks::wait(self.context, self.request.manager)?;
                 let ran = self.patiently(&mut || {
-                    self.tool(download, &action.specs(), true).run_lines(self.context, &mut self.teller())
+                    self.call(download, action).run_lines(self.context, &mut self.teller())
                 })?;
                 self.expect(&ran, "download for", &action.specs())?;
             }
@@ -139,8 +141,7 @@ impl Ensure<'_> {
     fn act<'a>(&self, actions: &'a [Action]) -> Result<Acted<'a>, Failure> {
         let (mut failed, mut left_running) = (None, 0);
         for action in actions {
-            let ran =
-                self.tool(&action.act, &action.specs(), true).critical(self.context, &mut self.teller())?;
+            let ran = self.call(action.act, action).critical(self.context, &mut self.teller())?;
             left_running += ran.left_running;
             if !self.is_fine(&ran) {
                 failed = Some((ran, action));
@@ -161,8 +162,7 @@ impl Ensure<'_> {
     fn plan_of(&self, mut actions: Vec<Action>, before: &[Row]) -> Result<(Vec<Action>, Vec<Row>), Failure> {
         let mut plan = Vec::new();
         for action in &mut actions {
-            let ran =
-                self.patiently(&mut || self.tool(&action.simulate, &action.specs(), true).run(self.context))?;
+            let ran = self.patiently(&mut || self.call(action.simulate, action).run(self.context))?;
             let rows = (self.request.manager.read_plan)(&ran.text(), action.removing);
             // dnf --assumeno ends as if it had failed.
             if rows.is_empty() {
@@ -197,26 +197,28 @@ impl Ensure<'_> {
     fn actions(&self, before: &[Row]) -> Result<Vec<Action>, Failure> {
         let manager = self.request.manager;
         let unmet = self.unmet(before);
-        let is_there = |name: &str| before.iter().any(|row| row.is(name));
-        let alone = |name: &String| (name.clone(), name.clone());
-        let action = |simulate: &str, download: Option<&str>, act: &str, targets, removing| Action {
-            simulate: simulate.to_owned(),
-            download: download.map(str::to_owned),
-            act: act.to_owned(),
-            targets,
-            removing,
+        let mut install = Action {
+            simulate: manager.simulate_install,
+            download: manager.download,
+            act: manager.install,
+            targets: Vec::new(),
+            removing: false,
+            older: false,
         };
-        let install =
-            |targets| action(manager.simulate_install, manager.download, manager.install, targets, false);
         if self.request.state == State::Absent {
-            let targets = unmet.into_iter().map(alone).collect();
-            return Ok(vec![action(manager.simulate_remove, None, manager.remove, targets, true)]);
+            install.simulate = manager.simulate_remove;
+            install.download = None;
+            install.act = manager.remove;
+            install.removing = true;
+            add(&mut install.targets, &unmet);
+            return Ok(vec![install]);
         }
         if let (Some(version), [name]) = (&self.request.version, &unmet[..]) {
-            return Ok(vec![self.exact(before, name, version, install(Vec::new()))?]);
+            self.exact(before, name, version, &mut install)?;
+            return Ok(vec![install]);
         }
         let (present, missing): (Vec<&String>, Vec<&String>) =
-            unmet.into_iter().partition(|name| is_there(name));
+            unmet.into_iter().partition(|name| before.iter().any(|row| row.is(name)));
         let mut actions = Vec::new();
         let newest = manager.newest.filter(|_| self.request.state == State::Latest);
         let asked: Vec<&str> =
@@ -227,77 +229,56 @@ impl Ensure<'_> {
                 return Err(self.unknown(name, "", &available));
             }
         }
-        let mut targets: Vec<_> = missing.iter().map(|name| alone(name)).collect();
         if newest.is_some() {
-            let spec = |name: &String| {
-                let row = available.0.iter().rfind(|row| row.is(name))?;
-                let is_new = |present: &Row| !present.is(name) || present.version != row.version;
-                before.iter().all(is_new).then(|| (name.clone(), manager.exact(name, row)))
-            };
-            targets = missing.iter().chain(&present).filter_map(|name| spec(name)).collect();
-        } else if let Some((simulate, act)) = manager.upgrade {
-            // Both are empty unless the latest is asked for: what is present is present already.
-            actions.push(action(
-                simulate,
-                None,
-                act,
-                present.iter().map(|name| alone(name)).collect(),
-                false,
-            ));
+            for name in missing.iter().chain(&present) {
+                let newest = available.0.iter().rfind(|row| row.is(name));
+                let is_new =
+                    |row: &&Row| !before.iter().any(|old| old.is(name) && old.version == row.version);
+                if let Some(row) = newest.filter(is_new) {
+                    install.targets.push(((*name).clone(), manager.exact(name, row)));
+                }
+            }
         } else {
-            targets.extend(present.iter().map(|name| alone(name)));
+            add(&mut install.targets, &missing);
+            match manager.upgrade {
+                // Empty unless the latest is asked for: what is present is present already.
+                Some((simulate, act)) => {
+                    let mut upgrade =
+                        Action { simulate, act, download: None, targets: Vec::new(), ..install };
+                    add(&mut upgrade.targets, &present);
+                    actions.push(upgrade);
+                }
+                None => add(&mut install.targets, &present),
+            }
         }
-        actions.push(install(targets));
+        actions.push(install);
         actions.retain(|action| !action.targets.is_empty());
         Ok(actions)
     }
 
     /// Exactly this version, which may be older than the present one.
-    fn exact(
-        &self,
-        before: &[Row],
-        name: &str,
-        version: &str,
-        mut install: Action,
-    ) -> Result<Action, Failure> {
+    fn exact(&self, before: &[Row], name: &str, version: &str, install: &mut Action) -> Result<(), Failure> {
         let manager = self.request.manager;
         let available = self.available(manager.available, &[name])?;
-        let mut asked =
-            available.0.iter().filter(|row| row.is(name) && manager.is_version(version, &row.version));
-        let row = match asked.next_back() {
-            Some(row) => {
-                install.targets.push((name.to_owned(), manager.exact(name, row)));
-                row.clone()
-            }
-            None => match Some(manager)
-                .filter(|manager| manager.name == "pacman")
-                .and_then(|m| pacman::cached(m, name, version))
-            {
-                Some((row, file)) => {
-                    install.targets.push((name.to_owned(), file));
-                    install.download = None;
-                    pacman::INSTALL_FILE.clone_into(&mut install.act);
-                    pacman::SIMULATE_FILE.clone_into(&mut install.simulate);
-                    row
-                }
-                None => return Err(self.unknown(name, version, &available)),
-            },
-        };
-        if let Some(present) = self.found(before, name)
-            && self.is_older(&row.version, &present.version)?
+        let mut rows = available.0.iter();
+        let found = rows.rfind(|row| row.is(name) && manager.is_version(version, &row.version));
+        let (row, spec) = if let Some(row) = found {
+            (row.clone(), manager.exact(name, row))
+        } else if manager.name == "pacman"
+            && let Some(cached) = pacman::cached(manager, name, version)
         {
-            for template in [Some(&mut install.simulate), install.download.as_mut(), Some(&mut install.act)]
-                .into_iter()
-                .flatten()
-            {
-                if !manager.older_verb.is_empty() {
-                    *template = template.replace(" install", &format!(" {}", manager.older_verb));
-                }
-                template.push(' ');
-                template.push_str(manager.older_option);
-            }
+            install.download = None;
+            install.act = pacman::INSTALL_FILE;
+            install.simulate = pacman::SIMULATE_FILE;
+            cached
+        } else {
+            return Err(self.unknown(name, version, &available));
+        };
+        install.targets.push((name.to_owned(), spec));
+        if let Some(present) = self.found(before, name) {
+            install.older = self.is_older(&row.version, &present.version)?;
         }
-        Ok(install)
+        Ok(())
     }
 
     /// The versions that the sources have, and what was said about it.
@@ -412,6 +393,19 @@ impl Ensure<'_> {
             // It may be somebody whose lock cannot be seen.
             locks::lost(self.context, self.request.manager)?;
         }
+    }
+
+    /// A call of the manager for an action.
+    fn call(&self, template: &str, action: &Action) -> Tool {
+        let manager = self.request.manager;
+        let mut template = template.to_owned();
+        if action.older {
+            if !manager.older_verb.is_empty() {
+                template = template.replace(" install", manager.older_verb);
+            }
+            template.push_str(manager.older_option);
+        }
+        self.tool(&template, &action.specs(), true)
     }
 
     fn tool(&self, template: &str, names: &[&str], options: bool) -> Tool {
@@ -533,4 +527,9 @@ impl Ensure<'_> {
         }
         result
     }
+}
+
+/// Adds packages that the manager knows by their names alone.
+fn add(targets: &mut Vec<(String, String)>, names: &[&String]) {
+    targets.extend(names.iter().map(|name| ((*name).clone(), (*name).clone())));
 }

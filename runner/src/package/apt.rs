@@ -39,7 +39,7 @@ pub(super) static APT: Manager = Manager {
     remove: apt_get!("remove"),
     upgrade: None,
     refresh: "apt-get -qq -oAPT::Status-Fd=1 update",
-    older_option: "--allow-downgrades",
+    older_option: " --allow-downgrades",
     older_verb: "",
     is_older: "dpkg --compare-versions {A} lt {B}",
     version_sign: '=',

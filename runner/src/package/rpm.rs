@@ -60,7 +60,7 @@ pub(super) static YUM: Manager = Manager {
     newest: None,
     upgrade: Some(("@ -y upgrade --assumeno", "@ -y -C upgrade")),
     refresh: "@ -y makecache",
-    older_verb: "downgrade",
+    older_verb: " downgrade",
     ..DNF
 };
 

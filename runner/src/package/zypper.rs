@@ -21,7 +21,7 @@ pub(super) static ZYPPER: Manager = Manager {
     remove: "zypper -n --no-refresh remove --no-clean-deps",
     upgrade: None,
     refresh: "zypper -n refresh",
-    older_option: "--oldpackage",
+    older_option: " --oldpackage",
     older_verb: "",
     is_older: rpm::IS_OLDER,
     version_sign: '=',
