@@ -3,6 +3,8 @@
 mod cli_support;
 mod client_support;
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use cli_support::on;
 use client_support::connect;
@@ -427,6 +429,53 @@ async fn what_cannot_be_in_force_leaves_the_old_rule(kind: Kind) -> Result<()> {
     assert!(error.message.contains("visudo"), "{error:?}");
     assert_eq!(text().await?, old);
     matrix::record("sudoers_ensure", kind, "refused by visudo", "the old rule stays in force")?;
+    session.close().await?;
+    Ok(())
+}
+
+for_each_kind!(a_timeout_takes_effect_before_the_change_or_after_it: Debian12);
+async fn a_timeout_takes_effect_before_the_change_or_after_it(kind: Kind) -> Result<()> {
+    let lab = Lab::start().await?;
+    let host = host_with_users(&lab, kind).await?;
+    let session = connect(&host.access("root")).await?;
+    let rule = |command: &str| SudoersEnsure::present("deploy").command(command);
+    let within_a_second = || CommandOptions { timeout: Duration::from_secs(1), ..CommandOptions::default() };
+    let names = async || host.sh("ls -A /etc/sudoers.d").await?.fine();
+    put(&session, &rule("/usr/bin/id")).await?;
+    host.sh("mv /usr/sbin/visudo /usr/sbin/visudo.real").await?.fine()?;
+    let slow =
+        |when: &str| format!("#!/bin/sh\ncase $* in {when}) sleep 3;; esac\nexec visudo.real \"$@\"\n");
+
+    // Too long over the new file: nothing has happened.
+    host.write("/usr/sbin/visudo", slow("'-c -f '*"), 0o755).await?;
+    match put_with(&session, &rule("/usr/bin/env"), within_a_second()).await {
+        Err(error) if format!("{error:#}").contains("TIMEOUT") => {}
+        other => bail!("no timeout: {other:?}"),
+    }
+    assert_eq!(names().await?, "README\nsortie-deploy\n");
+    assert_eq!(may_run(&host, "deploy").await?, ["(ALL : ALL) NOPASSWD: /usr/bin/id"]);
+
+    // Too long over the whole policy: it is in force, and is not left half done.
+    host.write("/usr/sbin/visudo", slow("-c"), 0o755).await?;
+    assert_eq!(put_with(&session, &rule("/usr/bin/env"), within_a_second()).await?.action, "updated");
+    assert_eq!(may_run(&host, "deploy").await?, ["(ALL : ALL) NOPASSWD: /usr/bin/env"]);
+    host.sh("mv /usr/sbin/visudo.real /usr/sbin/visudo").await?.fine()?;
+
+    host.sh(
+        "flock /etc/sudoers.d sleep 1000 > /dev/null 2>&1 & until ! flock -n /etc/sudoers.d true; do :; done",
+    )
+    .await?
+    .fine()?;
+    match put_with(&session, &rule("/usr/bin/id"), within_a_second()).await {
+        Err(error) if format!("{error:#}").contains("LOCKED") => {
+            ensure!(
+                format!("{error:#}").contains("(flock)") || format!("{error:#}").contains("(sleep)"),
+                "{error:#}"
+            );
+        }
+        other => bail!("not locked: {other:?}"),
+    }
+    matrix::record("sudoers_ensure", kind, "timeout, lock held", "old or new; LOCKED names the process")?;
     session.close().await?;
     Ok(())
 }
