@@ -1,7 +1,7 @@
 //! Objects read member by member to where they belong, by one loop and one parser for all of them.
 //!
 //! What serde derives is written anew for every type and was a quarter of the whole runner. Here a type brings the table
-//! of its fields ([`fields!`]), and each kind of value is read by one function. What is accepted is what serde accepts,
+//! of its fields (`fields!`), and each kind of value is read by one function. What is accepted is what serde accepts,
 //! save objects written as arrays; a test of every command holds the two together. Errors never echo a value: it may be
 //! a password.
 
@@ -66,7 +66,7 @@ pub struct Fields {
     pub(crate) required: usize,
 }
 
-/// An object whose fields are known; implemented by [`fields!`].
+/// An object whose fields are known; implemented by `fields!`.
 pub trait Decode<'a> {
     /// Its fields, in the order of [`Self::slot`].
     fn fields(&self) -> Fields;
@@ -268,7 +268,7 @@ fn some_text(json: &RawValue) -> Result<String, Invalid> {
     text(json)?.ok_or_else(|| Invalid::expected("a string"))
 }
 
-/// One of some words by its number, none for `null`; for [`words!`].
+/// One of some words by its number, none for `null`; for `words!`.
 pub(crate) fn word(json: &RawValue, words: &[&str]) -> Result<Option<usize>, Invalid> {
     let Some(text) = text(json)? else { return Ok(None) };
     let found = words.iter().position(|word| *word == text);
@@ -392,9 +392,8 @@ pub(crate) mod tests {
     use std::cell::Cell;
 
     use crate::command::exec::Exec;
-    use crate::message::{
-        Become, Cancel, CommandDraft, CommandMessage, Confirm, Credit, Input, Ping, Shutdown,
-    };
+    use crate::message::{Become, Cancel, CommandMessage, Confirm, Credit, Input, Ping, Shutdown};
+    use crate::parse::CommandDraft;
 
     /// The names of the fields that serde knows of a type.
     pub(crate) fn names_by_serde<'de, T: Deserialize<'de>>() -> Vec<&'static str> {

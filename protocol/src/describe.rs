@@ -1,8 +1,7 @@
 //! What is wrong with a piece of JSON, said without echoing it: a value may be a password.
 
 /// Names the field and what was expected there. `text` is what was parsed when `error` came.
-#[must_use]
-pub fn describe(text: &str, error: &serde_json::Error) -> String {
+pub(crate) fn describe(text: &str, error: &serde_json::Error) -> String {
     let full = error.to_string();
     let said = full.rfind(" at line ").map_or(full.as_str(), |at| &full[..at]);
     let echoes = said.starts_with("invalid type: ") || said.starts_with("invalid value: ");

@@ -1,6 +1,6 @@
-//! JSON written without code of its own for each type: the other half of [`crate::decode`].
+//! JSON written without code of its own for each type: the other half of `decode.rs`.
 //!
-//! A type brings a table of its fields ([`shown!`]), and each kind of value is written by one function. What is written
+//! A type brings a table of its fields (`shown!`), and each kind of value is written by one function. What is written
 //! is what serde writes; a test of every command holds the two together.
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ pub trait Encode {
     fn encode(&self, json: &mut Json<'_>);
 }
 
-/// An object by its fields; implemented by [`shown!`].
+/// An object by its fields; implemented by `shown!`.
 pub trait Object {
     /// Names on the wire, and whether each may be left out.
     fn fields(&self) -> &'static [(&'static str, bool)];

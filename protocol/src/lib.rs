@@ -14,6 +14,7 @@ pub mod error;
 pub mod frame;
 pub mod message;
 pub mod output;
+mod parse;
 pub mod passing;
 #[cfg(feature = "schema")]
 mod schema;
@@ -23,11 +24,11 @@ mod value;
 
 pub use command::{CommandSpec, CommandType};
 pub use decode::{Decode, Invalid, decode};
-pub use describe::describe;
 pub use encode::{Encode, Json, Object, encode, frame};
 pub use error::{ErrorClass, ErrorCode};
 pub use frame::{FRAME_LIMIT, FrameDecoder, Line};
-pub use message::{ControllerMessage, Rejected, RunnerMessage};
+pub use message::{ControllerMessage, RunnerMessage};
+pub use parse::Rejected;
 #[cfg(feature = "schema")]
 pub use schema::schema;
 pub use text::{Encoding, Stream};
