@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 use sortie_protocol::Sha256Hex;
@@ -42,9 +44,30 @@ pub(crate) fn arch() -> &'static str {
     }
 }
 
-/// SHA-256 of the running executable, from the kernel's own hold on it: its file may be gone.
+static OWN: OnceLock<fs::File> = OnceLock::new();
+
+/// Opens the running executable while its file is there. The kernel would open it later too, but an emulator of this
+/// machine (qemu-user) looks for the name and finds nothing.
+pub(crate) fn hold_own_file() {
+    if let Ok(file) = fs::File::open("/proc/self/exe")
+        // Else a standard stream is missing, and must be seen to be.
+        && file.as_raw_fd() > 2
+    {
+        let _ = OWN.set(file);
+    }
+}
+
+/// The running executable, from its beginning; its file may be gone.
+pub(crate) fn own_file() -> std::io::Result<fs::File> {
+    match OWN.get() {
+        Some(file) => fs::File::open(format!("/proc/self/fd/{}", file.as_raw_fd())),
+        None => fs::File::open("/proc/self/exe"),
+    }
+}
+
+/// SHA-256 of the running executable.
 pub(crate) fn own_sha256() -> std::io::Result<Sha256Hex> {
-    let mut file = fs::File::open("/proc/self/exe")?;
+    let mut file = own_file()?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 64 * 1024];
     loop {

@@ -62,6 +62,7 @@ fn complain(problem: &str) {
 }
 
 fn start(options: options::Options) -> u8 {
+    facts::hold_own_file();
     let self_deleted = !options.keep && delete_self(options.directory.as_deref());
     let served = match guardian::split() {
         Ok(guardian::Half::Guardian(status)) => Ok(status),

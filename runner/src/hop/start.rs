@@ -98,7 +98,7 @@ fn try_start(whom: &Become, settings: &Settings, terminal: bool) -> (Result<(), 
 
 /// The program and its arguments.
 fn argv(whom: &Become, settings: &Settings, prompt: &str, marker: &str) -> io::Result<Vec<String>> {
-    let own = File::open("/proc/self/exe")?.metadata()?.len();
+    let own = facts::own_file()?.metadata()?.len();
     let login = host::user_name(host::uid()).unwrap_or_else(|| host::uid().to_string());
     let login: String = login.chars().map(|c| if super::is_user_char(c) { c } else { '_' }).collect();
     let seconds = |time: Duration| time.as_millis().div_ceil(1000).max(1);
@@ -224,7 +224,7 @@ impl Child {
                     Some(b"kept") => privileged = true,
                     Some(b"send") => {
                         privileged = true;
-                        payload = File::open("/proc/self/exe").ok();
+                        payload = facts::own_file().ok();
                     }
                     Some(why) => {
                         privileged = true;
