@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use sortie_protocol::command::exec::Exec;
 use sortie_protocol::command::file_read::FileRead;
+use sortie_protocol::command::sshd_harden::SshdHarden;
 use sortie_protocol::message::Event;
 
 use super::*;
@@ -494,4 +495,43 @@ async fn output_comes_as_bytes() {
     assert_eq!(output(&event("/wA=", base64)).unwrap().1.as_ref(), b"\xff\0");
     assert_eq!(state::output_len(&event("/wA=", base64)), 2);
     assert_eq!(output(&Event::default()), None);
+}
+
+#[tokio::test]
+async fn what_wants_a_second_login_is_refused_where_that_would_ask_somebody() {
+    let confirmed = SshdHarden { confirm: Some(30), ..SshdHarden::default() };
+    let (transport, _far) = fake();
+    let mut opening = client().open(Arc::new(transport));
+    let early = opening.start(&confirmed, CommandOptions::default());
+    assert!(matches!(early, Err(Error::Config { .. })), "{early:?}");
+
+    let (session, mut peer) = session().await;
+    match session.run(confirmed).await {
+        Err(Error::Command { error, .. }) => {
+            assert_eq!(error.code, sortie_protocol::ErrorCode::Unsupported, "{error:?}");
+            assert!(error.message.contains("nothing was changed"), "{error:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // It was not sent: this is the next frame.
+    let running = session.start(SshdHarden::default()).await.unwrap();
+    assert_eq!(peer.expect("CMD").await["params"], json!({}));
+    drop(running);
+}
+
+#[tokio::test]
+async fn without_a_second_login_a_change_is_cancelled_and_not_confirmed() {
+    let (session, mut peer) = session().await;
+    let waits = |port: Option<&str>| {
+        let mut event = Event { command_id: "c9".into(), ..Event::default() };
+        event.metadata.insert("awaiting".into(), "confirm".into());
+        event.metadata.extend(port.map(|port| ("port".to_owned(), port.to_owned())));
+        assert!(awaits_confirmation(&event));
+        event
+    };
+    for port in [None, Some("2222")] {
+        assert!(session.confirm(&waits(port)).await.is_err());
+        assert_eq!(peer.expect("CANCEL").await["command_id"], "c9");
+    }
+    assert!(!awaits_confirmation(&Event::default()));
 }

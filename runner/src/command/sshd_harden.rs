@@ -115,8 +115,7 @@ impl Hardening<'_> {
         self.verify(&wanted, &new, &[])?;
         self.verify_connections(&config, &wanted, &copy, &kept, &mut warnings)?;
         let service = Service::find(self.context, self.sshd)?;
-        let ports_differ = service::ports(&new) != service::ports(self.present);
-        let socket_file = if ports_differ { service.socket_file(&new)? } else { None };
+        let socket_file = service.socket_file(self.present, &new);
         Ok(Some(Plan {
             rollback_script: service.rollback(socket_file.is_some()),
             socket_file,

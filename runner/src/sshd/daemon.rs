@@ -75,10 +75,6 @@ impl<'a> Sshd<'a> {
         let main = MAIN_FILES.iter().map(Path::new).find(|file| file.exists()).ok_or_else(|| {
             Failure::new(ErrorCode::NotFound, format!("there is no {}; is sshd installed?", MAIN_FILES[0]))
         })?;
-        if !Path::new(PRIVILEGE_SEPARATION).exists() {
-            // Below /run it goes with the next boot; where it is not used, it hurts nobody.
-            let _ = fs::DirBuilder::new().mode(0o755).create(PRIVILEGE_SEPARATION);
-        }
         let mut sshd = Self { context, main: main.to_owned(), options: Vec::new(), listener: None };
         let present = sshd.present()?;
         let pid = fs::read_to_string(present.one("pidfile")).ok().and_then(|pid| pid.trim().parse().ok());
@@ -126,6 +122,10 @@ impl<'a> Sshd<'a> {
     }
 
     fn ask(&self, question: &str, file: &Path, more: &[&str]) -> Result<String, Failure> {
+        if !Path::new(PRIVILEGE_SEPARATION).exists() {
+            // Below /run it goes with the next boot; where it is not used, it hurts nobody.
+            let _ = fs::DirBuilder::new().mode(0o755).create(PRIVILEGE_SEPARATION);
+        }
         let file = file.to_string_lossy();
         let ran = Tool::new("sshd").args([question, "-f", &file]).args(more).run(self.context)?;
         if ran.ok() {

@@ -30,13 +30,11 @@ pub(crate) struct Service<'a> {
     unit: Option<&'static str>,
     /// The socket unit that listens instead of sshd.
     socket: Option<&'static str>,
-    /// The socket unit starts one sshd for each connection.
-    each: bool,
 }
 
 impl<'a> Service<'a> {
     pub(crate) fn find(context: &'a Context, sshd: &Sshd<'_>) -> Result<Self, Failure> {
-        let mut service = Self { context, listener: sshd.listener, unit: None, socket: None, each: false };
+        let mut service = Self { context, listener: sshd.listener, unit: None, socket: None };
         if Path::new("/run/systemd/system").is_dir() {
             let active = |unit: &str| -> Result<bool, Failure> {
                 Ok(Tool::new("systemctl").args(["is-active", "--quiet", unit]).run(context)?.ok())
@@ -47,9 +45,6 @@ impl<'a> Service<'a> {
                 }
                 if service.socket.is_none() && active(socket)? {
                     service.socket = Some(socket);
-                    let accept =
-                        Tool::new("systemctl").args(["show", "-p", "Accept", socket]).run(context)?;
-                    service.each = accept.text().trim() == "Accept=yes";
                 }
             }
         }
@@ -61,19 +56,10 @@ impl<'a> Service<'a> {
         self.listener.is_some() || self.unit.is_some() || self.socket.is_some()
     }
 
-    /// The file that makes the socket unit listen where the configuration says, with its text; `None` where it does already, or where
-    /// there is none.
-    pub(crate) fn socket_file(&self, after: &Effective) -> Result<Option<(PathBuf, String)>, Failure> {
-        let Some(socket) = self.socket else { return Ok(None) };
-        let shown = Tool::new("systemctl").args(["show", "-p", "Listen", socket]).run(self.context)?;
-        let shown = shown.text();
-        // Listen=0.0.0.0:22 (Stream), [::]:22 (Stream)
-        let listens = |port: &str| shown.contains(&format!(":{port} (Stream)"));
-        let ports = ports(after);
-        let extra = shown.matches("(Stream)").count() > ports.len() * 2;
-        if ports.iter().all(|port| listens(&port.to_string())) && !extra {
-            return Ok(None);
-        }
+    /// The file that makes the socket unit listen where the configuration says, with its text; `None` where there is none to tell, or
+    /// nothing new.
+    pub(crate) fn socket_file(&self, before: &Effective, after: &Effective) -> Option<(PathBuf, String)> {
+        let socket = self.socket.filter(|_| before.all("listenaddress") != after.all("listenaddress"))?;
         // An empty value takes back what stood there before (systemd.socket(5)).
         let mut text = "# Written by sortie harden.\n[Socket]\nListenStream=\n".to_owned();
         for (host, port) in addresses(after) {
@@ -82,7 +68,7 @@ impl<'a> Service<'a> {
                 Some(host) => writeln!(text, "ListenStream={}", SocketAddr::new(host, port)),
             };
         }
-        Ok(Some((format!("/etc/systemd/system/{socket}.d/sortie.conf").into(), text)))
+        Some((format!("/etc/systemd/system/{socket}.d/sortie.conf").into(), text))
     }
 
     /// Has the new configuration take effect; what was done.
@@ -102,7 +88,12 @@ impl<'a> Service<'a> {
                 self.systemctl(&["restart", socket])?;
                 did = "restarted";
             }
-            (Some(unit), _) => self.systemctl(&["reload", unit])?,
+            // On SIGHUP sshd (10.0 of Debian 13) loses the socket that it was handed, and ends.
+            (Some(unit), Some(_)) => {
+                self.systemctl(&["restart", unit])?;
+                did = "restarted";
+            }
+            (Some(unit), None) => self.systemctl(&["reload", unit])?,
             // Each connection, or the next one, starts an sshd that reads the files.
             (None, Some(_)) => did = "none",
             (None, None) => match self.listener {
@@ -182,7 +173,8 @@ impl<'a> Service<'a> {
                     "systemctl daemon-reload; {stop}systemctl reset-failed {socket}; systemctl restart {socket}"
                 )
             }
-            (Some(unit), _) => format!(
+            (Some(unit), Some(_)) => format!("systemctl reset-failed {unit}; systemctl restart {unit}"),
+            (Some(unit), None) => format!(
                 "systemctl reset-failed {unit}; systemctl reload-or-restart {unit}; sleep 1; \
                  systemctl is-active --quiet {unit} || systemctl restart {unit}"
             ),
