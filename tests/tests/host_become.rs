@@ -204,7 +204,7 @@ async fn try_all(host: &Host, kind: Kind, cases: &[Case]) -> Result<()> {
     host.quiet_of("sortie").await
 }
 
-for_each_kind!(every_way_to_another_user: Debian11, Debian12, Debian13, OpenRc, Dnf4, Zypper);
+for_each_kind!(every_way_to_another_user: Debian11, Debian12, Debian13, OpenRc, Dnf4, Dnf5, Zypper, Pacman);
 async fn every_way_to_another_user(kind: Kind) -> Result<()> {
     let lab = Lab::start().await?;
     let host = host(&lab, kind, "").await?;
@@ -528,6 +528,12 @@ async fn time_to_live_and_lease_hold_for_another_user_too(kind: Kind) -> Result<
     let error = failed(sh(&session, "sleep 1000", root()).await)?;
     assert_eq!(error.code, ErrorCode::TtlExpired, "{error:?}");
     drop(session);
+    // A controller that goes away takes all with it.
+    let session = connect(&access).await?;
+    let endless = Exec { stream_lines: true, ..shell("echo begun; sleep 1000") };
+    let mut running = session.start_with(&endless, root()).await?;
+    running.next_event().await.context("no event")?;
+    drop((running, session));
     host.quiet_of("sleep 1000").await?;
     host.quiet_of("sortie").await
 }

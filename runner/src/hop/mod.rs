@@ -395,11 +395,12 @@ impl Hop {
 
     /// Sends a frame, unless it is too long for one. If the other runner is gone, that is seen by its output.
     fn send(&self, kind: &str, data: &dyn Encode) -> bool {
+        // Held before the frame is made: of long ones there is only one at a time.
+        let input = lock(&self.input);
         let line = frame(kind, now(), data);
         if line.len() > FRAME_LIMIT {
             return false;
         }
-        let input = lock(&self.input);
         let Some(fd) = &*input else { return true };
         let mut rest = &line[..];
         while !rest.is_empty() && !matches!(self.phase(), Phase::Gone(_)) {

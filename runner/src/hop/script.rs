@@ -8,7 +8,7 @@
 /// holds it, then the runner's flags. After the marker it says `kept` (nothing needs to be sent), `send`, `no DIRECTORY why`
 /// or `failed why`.
 pub(super) const SCRIPT: &str = concat!(
-    "_m=$1 _d=$2 _n=$3 _p=$5 USER=$4 LOGNAME=$4;shift 5;export USER LOGNAME;unset LC_ALL;",
+    "_m=$1 _d=$2 _n=$3 _p=$5 USER=$4 LOGNAME=$4;shift 5;export USER LOGNAME;unset LC_ALL SUDO_COMMAND;",
     "cd 2>/dev/null||cd /;set -f;",
     // Root may run what the kernel still holds, unless it lacks CAP_SYS_PTRACE: then nothing is sent or stored.
     "$_p --version >/dev/null 2>&1&&{ echo $_m kept;exec $_p --keep $@;};",
