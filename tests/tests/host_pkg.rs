@@ -495,6 +495,12 @@ async fn a_lock_that_is_held_is_waited_for_and_its_holder_named(kind: Kind) -> R
     );
     host.write("/run/release", "", 0o644).await?;
     assert_eq!(running.wait().await?.result.action, "installed");
+    if kind == Kind::Pacman {
+        // What is left of one that was killed is nobody's to wait for.
+        host.write("/var/lib/pacman/db.lck", "", 0o644).await?;
+        let error = refused(&session, &PkgEnsure::absent(["th-lib"]), ErrorCode::Locked).await?;
+        assert!(error.message.contains("no process has it open") && !error.retryable, "{error:?}");
+    }
     matrix::record(
         "pkg_ensure",
         kind,
