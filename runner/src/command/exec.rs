@@ -73,7 +73,9 @@ pub(super) fn run(context: &Context) -> Result<ExecResult, Failure> {
 /// Checks every parameter and prepares what the keeper starts.
 fn leader(params: &Exec) -> Result<Leader, Failure> {
     if params.limits.memory_bytes.is_some() {
-        return Err(Failure::unsupported("limits.memory_bytes: this runner does not limit memory; nothing was run"));
+        return Err(Failure::unsupported(
+            "limits.memory_bytes: this runner does not limit memory; nothing was run",
+        ));
     }
     let argv = argv(params)?;
     let env = environment(params)?;

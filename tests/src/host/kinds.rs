@@ -197,11 +197,11 @@ const PACMAN_REPOSITORY: &str = include_str!("recipe/pacman.sh");
 const EMULATED: &str = include_str!("recipe/emulated.sh");
 const NO_APT: &str = include_str!("recipe/no-apt.sh");
 
-/// Makes a module of tests from one function that takes a [`Kind`](crate::host::Kind): one test for each kind that is
+/// Makes a module of tests from one function that takes a [`Kind`]: one test for each kind that is
 /// named, `debian12` and `busybox` in every run, the others as `full_KIND` only in that of `cargo xtask test --full`.
 /// What cannot be had on this machine is skipped, with the reason.
 ///
-/// ```ignore
+/// ```text
 /// for_each_kind!(it_has_a_name: Debian12, Busybox, OpenRc);
 /// async fn it_has_a_name(kind: Kind) -> Result<()> { … }
 /// ```
