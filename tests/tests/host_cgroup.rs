@@ -88,6 +88,30 @@ impl Runner {
         Ok(done["data"]["result"].clone())
     }
 
+    /// A runner of root whose scope is there: a busy systemd may be later than commands wait.
+    async fn start_in_scope(host: &Host, flags: &str) -> Result<Self> {
+        let mut runner = Self::start(host, "root", flags).await?;
+        runner.wait_for_scope(&Value::Null).await?;
+        Ok(runner)
+    }
+
+    /// Waits until commands of that user have leaves.
+    async fn wait_for_scope(&mut self, whom: &Value) -> Result<()> {
+        let wait = async {
+            loop {
+                let params = json!({"command": "true"});
+                self.begin_any(json!({"type": "exec", "timeout": 60, "params": params, "become": whom}))
+                    .await?;
+                let done = self.end().await?;
+                ensure!(done["type"] == "DONE", "{done}");
+                if done["data"]["result"]["containment"] == "cgroup" {
+                    return Ok(());
+                }
+            }
+        };
+        within("a command with a leaf", wait).await?
+    }
+
     async fn leave(mut self) -> Result<()> {
         self.input = None;
         let exit = self.next().await?;
@@ -143,9 +167,10 @@ for_each_kind!(a_session_of_root_is_a_scope_with_a_leaf_for_each_command: Debian
 async fn a_session_of_root_is_a_scope_with_a_leaf_for_each_command(kind: Kind) -> Result<()> {
     let lab = Lab::start().await?;
     let host = lab.host(kind).start().await?;
-    let mut runner = Runner::start(&host, "root", "--ttl 600").await?;
+    let mut runner = Runner::start_in_scope(&host, "--ttl 600").await?;
     let unit = runner.unit.clone();
     runner.begin("grep ^0:: /proc/self/cgroup; exec sleep 3211", 60).await?;
+    let first_id = runner.commands.to_string();
     let first = runner.next().await?;
     let second = runner.run("grep ^0:: /proc/self/cgroup").await?;
     let leaf = format!("/{unit}/command-");
@@ -170,7 +195,7 @@ async fn a_session_of_root_is_a_scope_with_a_leaf_for_each_command(kind: Kind) -
         within("both processes in the runner's leaf", both).await??,
         "sortie-guardian\nsortie-server\n"
     );
-    runner.send("CANCEL", json!({"command_id": "1", "grace": 0})).await?;
+    runner.send("CANCEL", json!({"command_id": first_id, "grace": 0})).await?;
     assert_eq!(runner.end().await?["data"]["code"], "CANCELLED");
     runner.leave().await?;
     scope_goes(&host, &unit).await
@@ -181,7 +206,7 @@ async fn what_left_its_session_ends_with_its_command_and_its_keeper_and_its_runn
     require_kind!(Kind::Debian12);
     let lab = Lab::start().await?;
     let host = lab.host(Kind::Debian12).start().await?;
-    let mut runner = Runner::start(&host, "root", "").await?;
+    let mut runner = Runner::start_in_scope(&host, "").await?;
     let unit = runner.unit.clone();
 
     // The command's own end, by force: what runs ignores SIGTERM.
@@ -215,7 +240,7 @@ async fn what_a_command_leaves_running_is_outside_of_the_scope_and_lives_on() ->
     require_kind!(Kind::Debian12);
     let lab = Lab::start().await?;
     let host = lab.host(Kind::Debian12).start().await?;
-    let mut runner = Runner::start(&host, "root", "").await?;
+    let mut runner = Runner::start_in_scope(&host, "").await?;
     let unit = runner.unit.clone();
     let result = runner.run("nohup sleep 3210 >/dev/null 2>&1 & echo $!").await?;
     assert_eq!((&result["left_running"], &result["containment"]), (&json!(1), &json!("cgroup")));
@@ -244,7 +269,7 @@ async fn systemd_ends_what_is_left_of_a_session_that_was_killed_whole() -> Resul
     require_kind!(Kind::Debian12);
     let lab = Lab::start().await?;
     let host = lab.host(Kind::Debian12).start().await?;
-    let mut runner = Runner::start(&host, "root", "--ttl 60").await?;
+    let mut runner = Runner::start_in_scope(&host, "--ttl 60").await?;
     let unit = runner.unit.clone();
     runner.begin(&format!("{ESCAPE} exec sleep 3211"), 60).await?;
     let escaped = runner.pid().await?;
@@ -275,19 +300,36 @@ async fn while_systemd_does_not_answer_commands_run_without_and_then_with_a_leaf
     let done = runner.end().await?;
     assert_eq!(done["data"]["result"]["containment"], "subreaper", "{done}");
     host.kill(1, Signal::SIGCONT)?;
-    let with = within("a command with a leaf", async {
-        loop {
-            let result = runner.run("true").await?;
-            if result["containment"] == "cgroup" {
-                return anyhow::Ok(());
-            }
-        }
-    });
-    with.await??;
+    runner.wait_for_scope(&Value::Null).await?;
     assert!(!cgroup_of(&host, escaped).await?.contains(&unit));
     runner.leave().await?;
     scope_goes(&host, &unit).await?;
     assert!(is_alive(&host, escaped)?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_system_bus_will_do_and_without_it_there_is_no_scope() -> Result<()> {
+    require_kind!(Kind::Debian12);
+    let lab = Lab::start().await?;
+    let host = lab.host(Kind::Debian12).start().await?;
+    for (socket, containment) in
+        [("/run/systemd/private", "cgroup"), ("/run/dbus/system_bus_socket", "subreaper")]
+    {
+        host.sh(&format!("mv {socket} {socket}.away")).await?.fine()?;
+        let mut runner = Runner::start(&host, "root", "").await?;
+        let unit = runner.unit.clone();
+        if containment == "cgroup" {
+            runner.wait_for_scope(&Value::Null).await?;
+        } else {
+            assert_eq!(runner.run("true").await?["containment"], containment);
+        }
+        runner.leave().await?;
+        // systemctl(1) needs one of them itself.
+        host.sh("mv /run/systemd/private.away /run/systemd/private").await?.fine()?;
+        scope_goes(&host, &unit).await?;
+        host.sh("mv /run/systemd/private /run/systemd/private.away").await?.fine()?;
+    }
     Ok(())
 }
 
@@ -327,7 +369,7 @@ async fn nobody_ends_a_critical_program_and_its_daemon_lives_on_outside_of_the_s
     for victims in [&["sortie-server"][..], &["sortie-server", "sortie-keeper"]] {
         let lab = Lab::start().await?;
         let host = host_with_slow_package(&lab).await?;
-        let mut runner = Runner::start(&host, "root", "").await?;
+        let mut runner = Runner::start_in_scope(&host, "").await?;
         let unit = runner.unit.clone();
         let params = json!({"name": "th-slow", "state": "present"});
         runner.begin_any(json!({"type": "pkg_ensure", "timeout": 60, "params": params})).await?;
@@ -367,6 +409,8 @@ async fn whoever_becomes_root_gets_a_scope_and_whoever_root_becomes_stays_in_its
     };
     for (login, user, containment) in [("deploy", "root", "cgroup"), ("root", "deploy", "subreaper")] {
         let mut runner = Runner::start(&host, login, "").await?;
+        let root = if login == "root" { Value::Null } else { json!({"user": "root", "method": "sudo"}) };
+        runner.wait_for_scope(&root).await?;
         runner.begin_any(exec(user)).await?;
         let done = runner.end().await?;
         let result = &done["data"]["result"];
