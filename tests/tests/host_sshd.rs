@@ -316,7 +316,25 @@ async fn a_port_that_somebody_else_has_is_taken_back() -> Result<()> {
     let root = host.access("root");
     let message = refusal(harden(&root).args(["--listen-port", "2222"]).run().await?, "ROLLED_BACK")?;
     assert!(message.contains("port 2222"), "{message}");
+    as_before(&host, &before, "22").await?;
+
+    // The files are new, and nothing is in force yet: whoever dies now, the old ones come back.
+    let started = harden(&root).args(["--listen-port", "2222"]).start()?;
+    until(&host, "the files are new", "sshd -T | grep -qx 'port 2222'").await?;
+    kill(&host, "sortie-server")?;
+    until(&host, "the change is taken back", TAKEN_BACK).await?;
+    let ended = started.end().await?;
+    assert!(ended.status != 0, "{ended:?}");
     as_before(&host, &before, "22").await
+}
+
+/// Kills the process of this name, of which there is one.
+fn kill(host: &Host, name: &str) -> Result<()> {
+    let processes = host.processes()?;
+    let Some(victim) = processes.iter().find(|process| process.name == name) else {
+        bail!("no {name} in {processes:?}");
+    };
+    host.kill(victim.pid, Signal::SIGKILL)
 }
 
 /// Everything is as it was, and a login works.
@@ -419,11 +437,7 @@ async fn a_killed_client_a_killed_server_and_a_killed_guardian_take_everything_b
         if whom == "client" {
             started.signal(Signal::SIGKILL)?;
         } else {
-            let processes = host.processes()?;
-            let Some(victim) = processes.iter().find(|process| process.name == whom) else {
-                bail!("no {whom} in {processes:?}");
-            };
-            host.kill(victim.pid, Signal::SIGKILL)?;
+            kill(&host, whom)?;
         }
         until(&host, &format!("{whom}: the change is taken back"), TAKEN_BACK).await?;
         started
