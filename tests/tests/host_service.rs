@@ -92,15 +92,8 @@ async fn systemd_is_brought_where_it_was_asked_to_be(kind: Kind) -> Result<()> {
     ];
     for (action, first, second) in steps {
         let command = action("good");
-        let about =
-            ["ActiveState", "MainPID", "UnitFileState", "InvocationID", "StateChangeTimestampMonotonic"];
-        let state = async || -> Result<Vec<String>> {
-            let mut state = Vec::new();
-            for name in about {
-                state.push(property(&host, "good", name).await?);
-            }
-            Ok(state)
-        };
+        let about = "--property=ActiveState,MainPID,UnitFileState,InvocationID,StateChangeTimestampMonotonic";
+        let state = async || host.exec(["systemctl", "show", about, "good"]).await?.fine();
         let before = state().await?;
         let options = CommandOptions { check: true, ..CommandOptions::default() };
         let would = session.start_with(&command, options).await?.wait().await?.result;
