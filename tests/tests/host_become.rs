@@ -10,10 +10,15 @@ use anyhow::{Context as _, Result, ensure};
 use cli_support::on;
 use client_support::{builder, connect, target};
 use nix::sys::signal::Signal;
+use serde_json::json;
 use sortie_client::protocol::command::exec::{Exec, ExecResult};
 use sortie_client::protocol::command::file_write::FileWrite;
+use sortie_client::protocol::command::pkg_ensure::PkgEnsure;
+use sortie_client::protocol::command::service_reload::ServiceReload;
+use sortie_client::protocol::command::sshd_harden::SshdHarden;
+use sortie_client::protocol::command::sudoers_ensure::SudoersEnsure;
 use sortie_client::protocol::message::{Become, BecomeMethod, ErrorFrame};
-use sortie_client::protocol::{ErrorCode, Secret};
+use sortie_client::protocol::{CommandSpec, ErrorCode, Secret};
 use sortie_client::{CommandOptions, Error, Session};
 use sortie_tests::host::matrix::record;
 use sortie_tests::host::{Host, Kind, Lab};
@@ -621,6 +626,43 @@ async fn a_host_without_any_such_program_says_so(kind: Kind) -> Result<()> {
         assert_eq!(error.details["reason"], "missing_program", "{error:?}");
         record("become", kind, &format!("{method:?}, not installed").to_lowercase(), "missing_program")?;
     }
+    session.close().await?;
+    host.quiet_of("sortie").await
+}
+
+for_each_kind!(every_configuration_command_works_from_an_unprivileged_login: Debian11, Debian12, Debian13);
+async fn every_configuration_command_works_from_an_unprivileged_login(kind: Kind) -> Result<()> {
+    async fn twice<C>(session: &Session, kind: Kind, params: serde_json::Value) -> Result<()>
+    where
+        C: CommandSpec + serde::de::DeserializeOwned,
+    {
+        let command: C = serde_json::from_value(params)?;
+        let name = C::TYPE.name();
+        for expected in [true, false] {
+            let result = session.start_with(&command, root()).await?.wait().await;
+            let result = serde_json::to_value(result.with_context(|| name.to_owned())?.result)?;
+            // What is false may be left out.
+            let changed = result["changed"] == true;
+            ensure!(changed == expected, "{name}: {result}");
+        }
+        record("become", kind, &format!("deploy to root by sudo: {name}"), "changed, then not")
+    }
+    let lab = Lab::start().await?;
+    let host = host(&lab, kind, "deploy ALL=(ALL) ALL\n").await?;
+    let session = connect(&host.access("deploy")).await?;
+    twice::<PkgEnsure>(&session, kind, json!({"name": "th-svc", "state": "present", "update_cache": true}))
+        .await?;
+    twice::<ServiceReload>(&session, kind, json!({"name": "th-svc", "action": "stop"})).await?;
+    twice::<SudoersEnsure>(
+        &session,
+        kind,
+        json!({"user": "postgres", "state": "present", "commands": ["/usr/bin/id"], "no_passwd": true}),
+    )
+    .await?;
+    twice::<SshdHarden>(&session, kind, json!({"disable_root_login": true})).await?;
+    let effective =
+        host.sh("sshd -T | grep -i permitrootlogin; sudo -l -U postgres | tail -1").await?.fine()?;
+    assert_eq!(effective, "permitrootlogin no\n    (ALL : ALL) NOPASSWD: /usr/bin/id\n");
     session.close().await?;
     host.quiet_of("sortie").await
 }
