@@ -341,7 +341,17 @@ fn kill(host: &Host, name: &str) -> Result<()> {
 async fn as_before(host: &Host, before: &str, port: &str) -> Result<()> {
     assert_eq!(files(host).await?, before);
     assert_eq!(effective(host, "port").await?, port);
-    log_in(&host.access("root")).await?;
+    // The files are back before the server is told, and while it takes them it does not listen.
+    host.quiet_of("sortie").await?;
+    let mut login = log_in(&host.access("root")).await;
+    for _ in 0..5 {
+        if login.is_ok() {
+            break;
+        }
+        host.wait_ssh().await?;
+        login = log_in(&host.access("root")).await;
+    }
+    login?;
     let said = on(&host.access("root"), "exec").args(["--", "echo", "in"]).run().await?.fine();
     assert_eq!(said.text(), "in\n");
     host.quiet_of("sortie").await

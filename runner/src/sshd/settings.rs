@@ -109,6 +109,10 @@ pub(crate) fn check(params: &SshdHarden) -> Result<(), Failure> {
                 "needs a value of one line, without control characters, of at most 4096 bytes",
             );
         }
+        // Between keyword and arguments one = is allowed, so it would not be part of the value.
+        if value.trim().starts_with('=') {
+            return bad("settings", name, "has a value that begins with =");
+        }
         if value.split(' ').any(|word| word.starts_with('#')) {
             return bad("settings", name, "has a value in which a comment begins");
         }
