@@ -1,79 +1,32 @@
 //! Becoming another user on real hosts: every way there, every way of being refused, what it costs, how it ends, and what
 //! must never be seen.
 
+mod become_support;
 mod cli_support;
 mod client_support;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use become_support::{
+    Doas, PASSWORD, Su, Sudo, WRONG, failed, host, lab_pid, options, root, said, sh, shell, whom,
+};
 use cli_support::on;
 use client_support::{builder, connect, target};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use sortie_client::protocol::command::exec::{Exec, ExecResult};
+use sortie_client::protocol::command::exec::Exec;
 use sortie_client::protocol::command::file_write::FileWrite;
 use sortie_client::protocol::command::pkg_ensure::PkgEnsure;
 use sortie_client::protocol::command::service_reload::ServiceReload;
 use sortie_client::protocol::command::sshd_harden::SshdHarden;
 use sortie_client::protocol::command::sudoers_ensure::SudoersEnsure;
-use sortie_client::protocol::message::{Become, BecomeMethod, ErrorFrame};
-use sortie_client::protocol::{CommandSpec, ErrorCode, Secret};
+use sortie_client::protocol::message::Become;
+use sortie_client::protocol::{CommandSpec, ErrorCode};
 use sortie_client::{CommandOptions, Error, Session};
 use sortie_tests::host::matrix::record;
 use sortie_tests::host::{Host, Kind, Lab};
 use sortie_tests::{eventually, for_each_kind};
-
-use BecomeMethod::{Doas, Su, Sudo};
-
-/// Nothing else on the host looks like it.
-const PASSWORD: &str = "Tr0ub4dor-und-3";
-const WRONG: &str = "c0rrect-h0rse";
-
-fn whom(user: &str, method: BecomeMethod, password: Option<&str>) -> Become {
-    Become { user: user.into(), method, password: password.map(|text| Secret::new(text.into())) }
-}
-
-/// As root by sudo, which asks for the password.
-fn root() -> CommandOptions {
-    options(whom("root", Sudo, Some(PASSWORD)))
-}
-
-fn options(whom: Become) -> CommandOptions {
-    CommandOptions { r#become: Some(whom), timeout: Duration::from_secs(90), ..CommandOptions::default() }
-}
-
-fn shell(line: &str) -> Exec {
-    Exec { command: line.into(), capture_out: true, capture_err: true, ..Exec::default() }
-}
-
-async fn sh(session: &Session, line: &str, options: CommandOptions) -> Result<ExecResult, Error> {
-    Ok(session.start_with(&shell(line), options).await?.wait().await?.result)
-}
-
-async fn said(session: &Session, line: &str, options: CommandOptions) -> Result<String> {
-    let result = sh(session, line, options).await?;
-    ensure!(result.exit_code == 0, "{result:?}");
-    Ok(result.stdout.unwrap_or_default())
-}
-
-fn failed<T: std::fmt::Debug>(result: Result<T, Error>) -> Result<ErrorFrame> {
-    match result {
-        Err(Error::Command { error, .. }) => Ok(*error),
-        other => anyhow::bail!("it did not fail in the runner: {other:?}"),
-    }
-}
-
-/// A host with `deploy`, to log in to, and others to become, all with the same password.
-async fn host(lab: &Lab, kind: Kind, sudoers: &str) -> Result<Host> {
-    let host = lab.host(kind).file("/etc/sudoers.d/kit", sudoers, 0o440).start().await?;
-    host.add_user("deploy", Some(PASSWORD)).await?;
-    let accounts = "useradd -r -m -d /var/lib/postgresql -s /bin/sh postgres; useradd -m -s /bin/sh gone
-        useradd -s /usr/sbin/nologin shut; read password
-        for name in root postgres gone shut; do echo $name:$password; done | chpasswd; chage -E 1 gone";
-    host.exec_with(["/bin/sh", "-c", accounts], format!("{PASSWORD}\n").as_bytes()).await?.fine()?;
-    Ok(host)
-}
 
 /// A way to another user, and what is to come of it: the user's name, or why not.
 struct Case {
@@ -580,12 +533,6 @@ async fn two_runners_of_a_session_exclude_each_other(kind: Kind) -> Result<()> {
     assert_eq!(host.read("/srv/shared/f").await?, b"from root");
     session.close().await?;
     Ok(())
-}
-
-/// A process of the host, as this machine knows it.
-fn lab_pid(host: &Host) -> Result<i32> {
-    let all = host.processes()?;
-    Ok(all.iter().find(|process| process.pid == 1).context("no first process")?.machine_pid)
 }
 
 for_each_kind!(one_password_that_is_typed_once_is_for_all_hosts: Debian12);
