@@ -20,6 +20,9 @@ pub(crate) struct Arguments {
     filters: Vec<String>,
 }
 
+/// With the tests of every kind of host.
+const EVERY_KIND: [&str; 2] = ["--features", "sortie-tests/every-kind"];
+
 /// Steps with the time each took.
 #[derive(Default)]
 struct Steps(Vec<(&'static str, Duration)>);
@@ -79,7 +82,11 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         })?;
     }
     // Programs too: tests start them, and the runner of tests builds only those of a package with tests of its own.
-    steps.step("building tests", || cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
+    steps.step("building tests", || {
+        let mut command = workspace.cargo();
+        command.args(["build", "--locked", "--workspace", "--all-targets"]);
+        process::run(command.args(arguments.full.then_some(EVERY_KIND).into_iter().flatten()))
+    })?;
     // Else the first test of each kind of host would wait for minutes.
     steps.step("images of hosts", || {
         let mut command = process::command(workspace.target_dir.join("debug/sortie-testhost"));
@@ -106,8 +113,7 @@ fn tests(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     command.env("SORTIE_TEST_RUNNERS", workspace.test_runners_dir()).env("SORTIE_SKIP_LOG", &log.0);
     let matrix = Matrix::create(&workspace.target_dir.join("matrix.jsonl"))?;
     if arguments.full {
-        // The profile with the tests of every kind of host.
-        command.args(["--profile", "full"]).env("SORTIE_TEST_FULL", "1").env("SORTIE_MATRIX", matrix.path());
+        command.args(EVERY_KIND).env("SORTIE_MATRIX", matrix.path());
     }
     process::run(&mut command)?;
     // Only a run of everything has the whole of it.

@@ -198,7 +198,7 @@ const EMULATED: &str = include_str!("recipe/emulated.sh");
 const NO_APT: &str = include_str!("recipe/no-apt.sh");
 
 /// Makes a module of tests from one function that takes a [`Kind`]: one test for each kind that is
-/// named, `debian12` and `busybox` in every run, the others as `full_KIND` only in that of `cargo xtask test --full`.
+/// named, `debian12` and `busybox` in every run, the others only in that of `cargo xtask test --full`.
 /// What cannot be had on this machine is skipped, with the reason.
 ///
 /// ```text
@@ -209,20 +209,25 @@ const NO_APT: &str = include_str!("recipe/no-apt.sh");
 macro_rules! for_each_kind {
     ($test:ident: $($kind:ident),+ $(,)?) => {
         mod $test {
+            // Used also where only other runs have its kinds.
+            const _: () = {
+                let _ = super::$test;
+            };
             $($crate::for_each_kind!(@test $test $kind);)+
         }
     };
-    (@test $test:ident Debian11) => { $crate::for_each_kind!(@test $test Debian11 full_debian11); };
+    (@test $test:ident Debian11) => { $crate::for_each_kind!(@test #[cfg(feature = "every-kind")] $test Debian11 debian11); };
     (@test $test:ident Debian12) => { $crate::for_each_kind!(@test $test Debian12 debian12); };
-    (@test $test:ident Debian13) => { $crate::for_each_kind!(@test $test Debian13 full_debian13); };
-    (@test $test:ident OpenRc) => { $crate::for_each_kind!(@test $test OpenRc full_openrc); };
+    (@test $test:ident Debian13) => { $crate::for_each_kind!(@test #[cfg(feature = "every-kind")] $test Debian13 debian13); };
+    (@test $test:ident OpenRc) => { $crate::for_each_kind!(@test #[cfg(feature = "every-kind")] $test OpenRc openrc); };
     (@test $test:ident Busybox) => { $crate::for_each_kind!(@test $test Busybox busybox); };
-    (@test $test:ident Dnf4) => { $crate::for_each_kind!(@test $test Dnf4 full_dnf4); };
-    (@test $test:ident Dnf5) => { $crate::for_each_kind!(@test $test Dnf5 full_dnf5); };
-    (@test $test:ident Zypper) => { $crate::for_each_kind!(@test $test Zypper full_zypper); };
-    (@test $test:ident Pacman) => { $crate::for_each_kind!(@test $test Pacman full_pacman); };
-    (@test $test:ident Arm64) => { $crate::for_each_kind!(@test $test Arm64 full_arm64); };
-    (@test $test:ident $kind:ident $name:ident) => {
+    (@test $test:ident Dnf4) => { $crate::for_each_kind!(@test #[cfg(feature = "every-kind")] $test Dnf4 dnf4); };
+    (@test $test:ident Dnf5) => { $crate::for_each_kind!(@test #[cfg(feature = "every-kind")] $test Dnf5 dnf5); };
+    (@test $test:ident Zypper) => { $crate::for_each_kind!(@test #[cfg(feature = "every-kind")] $test Zypper zypper); };
+    (@test $test:ident Pacman) => { $crate::for_each_kind!(@test #[cfg(feature = "every-kind")] $test Pacman pacman); };
+    (@test $test:ident Arm64) => { $crate::for_each_kind!(@test #[cfg(feature = "every-kind")] $test Arm64 arm64); };
+    (@test $(#[$when:meta])? $test:ident $kind:ident $name:ident) => {
+        $(#[$when])?
         #[tokio::test]
         async fn $name() -> anyhow::Result<()> {
             $crate::require_kind!($crate::host::Kind::$kind);
