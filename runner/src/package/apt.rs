@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn available_versions_are_read_from_madison() {
         let text = "  th-hello |        1.1 | file:/srv/repo ./ Packages\n  th-hello |        1.0 | file:/srv/repo ./ Packages\n\
-                    \x20    bash | 5.2.15-2 | http://deb.debian.org/debian bookworm/main Sources\n";
+                    \x20    bash | 5.2.15-2 | http://mirror.example/debian bookworm/main Sources\n";
         assert_eq!(madison(text), [Row::new("th-hello", "", "1.1"), Row::new("th-hello", "", "1.0")]);
     }
 
