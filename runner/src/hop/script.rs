@@ -10,8 +10,9 @@
 pub(super) const SCRIPT: &str = concat!(
     "_m=$1 _d=$2 _n=$3 _p=$5 USER=$4 LOGNAME=$4;shift 5;export USER LOGNAME;unset LC_ALL SUDO_COMMAND;",
     "cd 2>/dev/null||cd /;set -f;",
-    // Root may run what the kernel still holds, unless it lacks CAP_SYS_PTRACE: then nothing is sent or stored.
-    "$_p --version >/dev/null 2>&1&&{ echo $_m kept;exec $_p --keep $@;};",
+    // Root may run what the kernel still holds, unless it lacks CAP_SYS_PTRACE: then nothing is sent or stored. Of an emulated
+    // process it holds the emulator.
+    "case $($_p --version 2>/dev/null) in sortie-runner*)echo $_m kept;exec $_p --keep $@;;esac;",
     "_u=$(umask);umask 077;",
     "_q(){ rm -f $_p/r;rmdir $_p;} 2>/dev/null;trap _q 0;trap \"exit 1\" 1 2 13 15;",
     // A directory is fit if a program can be run there.
@@ -29,8 +30,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     /// Stands for the runner: says with what it was started, and cleans up as the runner does.
-    const RUNNER: &str =
-        "#!/bin/sh\n[ \"$1\" = --version ]&&exit 0\necho ran $* as $USER;umask\nrm -rf \"$2\"\n";
+    const RUNNER: &str = "#!/bin/sh\n[ \"$1\" = --version ]&&{ echo sortie-runner 0;exit;}\necho ran $* as $USER;umask\nrm -rf \"$2\"\n";
 
     /// Runs the script by a shell; gives what it says before and after the runner is sent, piece by piece.
     fn run(shell: &[&str], path: &str, exe: &str) -> Option<(String, String)> {
@@ -101,5 +101,7 @@ mod tests {
         let (said, rest) = run(&["sh"], &std::env::var("PATH").unwrap(), exe.to_str().unwrap()).unwrap();
         assert_eq!(said, "mark kept\n");
         assert!(rest.starts_with("ran --keep --ttl=5 --hop=x as jane\n"), "{rest}");
+        let (said, _) = run(&["sh"], &std::env::var("PATH").unwrap(), "/bin/true").unwrap();
+        assert_eq!(said, "mark send\n", "another program is not the runner");
     }
 }
