@@ -6,7 +6,6 @@ use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -97,14 +96,10 @@ impl Shared {
         let cgroup = format!("{CGROUP_PREFIX}{}-{random}", std::process::id());
         let log = tempfile::tempfile()?;
         let (control, theirs) = UnixStream::pair()?;
-        let helper = Command::new(crate::sshd::helper()?)
+        let helper = crate::sshd::helper_command(&log)?
             .arg("lab")
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
-            .stderr(Stdio::from(log.try_clone()?))
-            .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .process_group(0)
             .spawn()
             .context("starting sortie-testhost")?;
         control.set_read_timeout(Some(crate::DEADLINE))?;

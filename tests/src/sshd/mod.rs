@@ -237,13 +237,9 @@ impl Builder {
         let system = spec.system;
         let log = tempfile::tempfile()?;
         let (control, theirs) = UnixStream::pair()?;
-        let helper = Command::new(helper()?)
+        let helper = helper_command(&log)?
             .stdin(OwnedFd::from(listener))
             .stdout(OwnedFd::from(theirs))
-            .stderr(Stdio::from(log.try_clone()?))
-            .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .process_group(0)
             .spawn()
             .context("starting sortie-testhost")?;
         let mut host =
@@ -424,6 +420,17 @@ impl Drop for Sshd {
         // Returns when the last process is gone and the scratch directory removed.
         let _ = self.helper.wait();
     }
+}
+
+/// The helper program with an environment and a process group of its own; what it says goes to `log`.
+pub(crate) fn helper_command(log: &File) -> Result<Command> {
+    let mut command = Command::new(helper()?);
+    command
+        .stderr(Stdio::from(log.try_clone()?))
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .process_group(0);
+    Ok(command)
 }
 
 /// Where the helper program is: `SORTIE_TESTHOST`, or beside this executable or in the directory above, where cargo
