@@ -187,7 +187,9 @@ async fn a_service_that_fails_is_an_error_with_its_last_words(kind: Kind) -> Res
     Ok(())
 }
 
-for_each_kind!(wrong_input_is_refused_and_touches_nothing: Debian11, Debian12, Debian13, OpenRc);
+for_each_kind!(
+    wrong_input_is_refused_and_touches_nothing: Debian11, Debian12, Debian13, OpenRc, Dnf4, Dnf5, Zypper, Pacman, Arm64
+);
 async fn wrong_input_is_refused_and_touches_nothing(kind: Kind) -> Result<()> {
     let lab = Lab::start().await?;
     let host = host_with_units(&lab, kind).await?;

@@ -37,7 +37,7 @@ fn refusal(ended: Ended, code: &str) -> Result<String> {
 
 /// Everything that `sshd -T` says of a keyword.
 async fn effective(host: &Host, keyword: &str) -> Result<String> {
-    host.sh(&format!("sshd -T | sed -n 's/^{keyword} //p' | sort | paste -sd, -"))
+    host.sh(&format!("sshd -T | sed -n 's/^{keyword} //Ip' | sort | paste -sd, -"))
         .await?
         .fine()
         .map(|said| said.trim().to_owned())
@@ -68,7 +68,10 @@ async fn deploy(host: &Host) -> Result<Access> {
     host.add_user("deploy", Some("a password")).await
 }
 
-for_each_kind!(what_was_asked_for_is_in_force_and_a_second_time_nothing_changes: Debian11, Debian12, Debian13, OpenRc);
+for_each_kind!(
+    what_was_asked_for_is_in_force_and_a_second_time_nothing_changes: Debian11, Debian12, Debian13, OpenRc, Dnf4, Dnf5,
+    Zypper, Pacman, Arm64
+);
 async fn what_was_asked_for_is_in_force_and_a_second_time_nothing_changes(kind: Kind) -> Result<()> {
     let lab = Lab::start().await?;
     let host = lab.host(kind).start().await?;
