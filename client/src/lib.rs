@@ -25,6 +25,9 @@
 //! # }
 //! ```
 //!
+//! A whole small tool that stands on this crate is in `examples/embed` of the repository, outside its workspace: it checks,
+//! changes, streams, and takes errors apart.
+//!
 //! Nothing in this crate prints, reads a terminal or exits. Passwords come from a [`Secrets`](secret::Secrets); what
 //! happens on the way can be watched by an [`Observer`](observe::Observer).
 #![forbid(unsafe_code)]

@@ -7,6 +7,7 @@ mod checks;
 mod demo;
 mod dist;
 mod elf;
+mod example;
 mod matrix;
 mod process;
 mod schema;

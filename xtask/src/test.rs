@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::matrix::Matrix;
 use crate::workspace::Workspace;
-use crate::{checks, dist, process, schema, setup};
+use crate::{checks, dist, example, process, schema, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -49,6 +49,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         steps.step("schema", || schema::check(workspace))?;
         steps.step("rust-version", || checks::minimum_rust(workspace))?;
         steps.step("deny", || checks::deny(workspace))?;
+        steps.step("example", || example::check(workspace))?;
         steps.step("clippy", || {
             cargo(&["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])
         })?;
@@ -87,6 +88,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         command.args(["build", "--locked", "--workspace", "--all-targets"]);
         process::run(command.args(arguments.full.then_some(EVERY_KIND).into_iter().flatten()))
     })?;
+    steps.step("building the example", || example::build(workspace))?;
     // Else the first test of each kind of host would wait for minutes.
     steps.step("images of hosts", || {
         let mut command = process::command(workspace.target_dir.join("debug/sortie-testhost"));
