@@ -166,7 +166,14 @@ pub struct CommandMessage {
     /// Bytes of output that may be sent before CREDIT; absent means no window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<u64>,
+    /// Run after the commands of the same sequence that came before, and only if none of them failed; at most
+    /// [`SEQUENCE_LIMIT`] bytes.
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
+    pub sequence: String,
 }
+
+/// Bytes that the name of a sequence may have.
+pub const SEQUENCE_LIMIT: usize = 128;
 
 impl fmt::Debug for CommandMessage {
     /// Params stay out: they may hold passwords and contents.
@@ -179,6 +186,7 @@ impl fmt::Debug for CommandMessage {
             .field("check", &self.check)
             .field("diff", &self.diff)
             .field("window", &self.window)
+            .field("sequence", &self.sequence)
             .finish_non_exhaustive()
     }
 }

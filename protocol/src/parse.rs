@@ -28,13 +28,16 @@ pub struct Rejected {
     pub code: ErrorCode,
     /// The command it belongs to, where that could be read.
     pub command_id: String,
+    /// The sequence it belongs to, where that could be read: it has failed.
+    pub sequence: String,
     /// For people.
     pub message: String,
 }
 
 impl Rejected {
     fn invalid(message: String) -> Self {
-        Self { code: ErrorCode::InvalidCmd, command_id: String::new(), message }
+        let (command_id, sequence) = (String::new(), String::new());
+        Self { code: ErrorCode::InvalidCmd, command_id, sequence, message }
     }
 }
 
@@ -116,11 +119,7 @@ fn unknown_type(kind: &str, other_direction: &[&str]) -> Rejected {
     if other_direction.contains(&kind) {
         return Rejected::invalid(format!("{shown} frames go the other way"));
     }
-    Rejected {
-        code: ErrorCode::Unsupported,
-        command_id: String::new(),
-        message: format!("unknown frame type {shown:?}"),
-    }
+    Rejected { code: ErrorCode::Unsupported, ..Rejected::invalid(format!("unknown frame type {shown:?}")) }
 }
 
 /// A CMD as it is read. What it must have is optional here, so that the first thing missing can be named.
@@ -137,11 +136,13 @@ pub(crate) struct CommandDraft<'a> {
     diff: bool,
     r#become: Option<Become>,
     window: Option<u64>,
+    sequence: String,
 }
 
 fields!(CommandDraft<'a> {
     ;
-    id, kind = "type", timeout, params, idempotency_key, signature, metadata, check, diff, r#become = "become", window
+    id, kind = "type", timeout, params, idempotency_key, signature, metadata, check, diff, r#become = "become", window,
+    sequence
 });
 
 /// Parameters as they stand in the frame; null, which the reference accepts, is not absent.
@@ -159,7 +160,10 @@ fn parse_command(data: &str) -> Result<CommandMessage, Rejected> {
     let mut draft = CommandDraft::default();
     let read = read(&mut draft, data);
     // With its id, so that whoever waits for the answer to that id gets it.
-    let rejected = |message| Rejected { command_id: draft.id.clone(), ..Rejected::invalid(message) };
+    let rejected = |message| {
+        let (command_id, sequence) = (draft.id.clone(), draft.sequence.clone());
+        Rejected { command_id, sequence, ..Rejected::invalid(message) }
+    };
     if let Err(error) = read {
         return Err(rejected(format!("CMD frame: {error}")));
     }
@@ -186,5 +190,6 @@ fn parse_command(data: &str) -> Result<CommandMessage, Rejected> {
         diff: draft.diff,
         r#become: draft.r#become,
         window: draft.window,
+        sequence: draft.sequence,
     })
 }

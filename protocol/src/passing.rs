@@ -75,6 +75,19 @@ impl<'a> Passing<'a> {
     }
 }
 
+#[derive(Default)]
+struct Exit {
+    exit_code: i32,
+}
+
+fields!(Exit { ; exit_code });
+
+/// Whether a result tells of a program that failed.
+#[must_use]
+pub fn tells_of_failure(result: &RawValue) -> bool {
+    decode(result.get()).is_ok_and(|exit: Exit| exit.exit_code != 0)
+}
+
 /// The reference's way to ask for root, which stands among the parameters of a command.
 #[derive(Debug, Default)]
 pub struct UseSudo {

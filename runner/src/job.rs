@@ -53,6 +53,8 @@ struct State {
     input_closed: bool,
     /// Critical sections that it is in: an ending waits until it has left them all.
     critical: u32,
+    /// Whether it ended well, once that is known.
+    well: Option<bool>,
     replied: bool,
     input: VecDeque<Vec<u8>>,
     input_eof: bool,
@@ -279,6 +281,16 @@ impl Job {
 
     pub(crate) fn has_keeper(&self) -> bool {
         self.lock().keeper.is_some()
+    }
+
+    /// How it ended: well, or in an ERROR or a program's exit status. The first word stands.
+    pub(crate) fn settle(&self, well: bool) {
+        self.lock().well.get_or_insert(well);
+    }
+
+    /// Whether it is known to have ended well.
+    pub(crate) fn ended_well(&self) -> bool {
+        self.lock().well == Some(true)
     }
 
     /// Whether the caller is the one to answer: true once.

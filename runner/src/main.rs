@@ -22,6 +22,7 @@ mod process;
 mod replace;
 mod rollback;
 mod scope;
+mod sequence;
 mod server;
 mod service;
 mod sshd;

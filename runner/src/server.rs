@@ -14,6 +14,7 @@ use sortie_protocol::message::{
     Cancel, CommandMessage, Credit, Exit, ExitReason, Input, Limits, ProtocolVersion, Ready, Shutdown,
     Strings,
 };
+use sortie_protocol::passing::tells_of_failure;
 use sortie_protocol::{
     CommandType, ControllerMessage, ErrorCode, FRAME_LIMIT, FrameDecoder, Line, PROTOCOL_MAJOR,
     PROTOCOL_MINOR, RunnerMessage, Stream, text,
@@ -31,6 +32,7 @@ use crate::options::Options;
 use crate::output::{Output, lock};
 use crate::pool::{MOST_CAPTURED, Pool};
 use crate::scope;
+use crate::sequence::Sequences;
 use crate::sys::fd::{self, Signals, Waiting, Wake};
 use crate::sys::host;
 use crate::sys::keeper::{DEFAULT_GRACE, guardian_line};
@@ -72,6 +74,7 @@ struct Server {
     hops: Arc<Hops>,
     decoder: FrameDecoder,
     idempotency: Idempotency,
+    sequences: Sequences,
     queue: VecDeque<Arc<Job>>,
     workers: Workers,
     running: Vec<Running>,
@@ -152,6 +155,7 @@ impl Server {
             hops,
             decoder: FrameDecoder::new(),
             idempotency: Idempotency::default(),
+            sequences: Sequences::default(),
             queue: VecDeque::new(),
             workers: Workers::default(),
             running: Vec::new(),
@@ -409,7 +413,10 @@ impl Server {
             Some(Line::Frame(line)) => ControllerMessage::parse(line),
         };
         match message {
-            Err(rejected) => self.refuse(&rejected.command_id, Failure::new(rejected.code, rejected.message)),
+            Err(rejected) => {
+                self.sequences.failed(&rejected.sequence, &rejected.command_id, self.next_serial);
+                self.refuse(&rejected.command_id, Failure::new(rejected.code, rejected.message));
+            }
             Ok(ControllerMessage::Command(command)) => self.accept(command),
             Ok(ControllerMessage::Input(input)) => self.on_input(input),
             Ok(ControllerMessage::Credit(credit)) => self.on_credit(&credit),
@@ -433,8 +440,9 @@ impl Server {
 
     fn accept(&mut self, command: CommandMessage) {
         self.commands_total += 1;
-        let id = command.id.clone();
+        let (id, sequence) = (command.id.clone(), command.sequence.clone());
         if let Err(failure) = self.admit(command) {
+            self.sequences.failed(&sequence, &id, self.next_serial);
             self.refuse(&id, failure);
         }
     }
@@ -452,6 +460,7 @@ impl Server {
                 command.kind.name()
             )));
         }
+        self.sequences.check(&command.sequence)?;
         // Before anything is taken from the parameters, as the same command is the same text.
         let identity = Identity::of(&command);
         if matches!(command.kind, CommandType::Exec | CommandType::FileWrite | CommandType::SudoersEnsure)
@@ -540,6 +549,7 @@ impl Server {
     fn end_job(&mut self, job: &Arc<Job>, why: Ending, grace: Duration) {
         if let Some(at) = self.queue.iter().position(|queued| queued.serial == job.serial) {
             self.queue.remove(at);
+            self.sequences.failed(&job.command.sequence, &job.command.id, job.serial);
             self.refuse(&job.command.id, why.failure(&job.command));
         } else {
             job.end(why, grace);
@@ -562,6 +572,17 @@ impl Server {
         let mut at = 0;
         while self.running.len() < at_once && at < self.queue.len() {
             let job = Arc::clone(&self.queue[at]);
+            let sequence = &job.command.sequence;
+            if let Some(failure) = self.sequences.stopped(sequence, job.serial) {
+                self.refuse(&job.command.id, failure);
+                self.queue.remove(at);
+                continue;
+            }
+            let before = self.running.iter().map(|running| &running.job).chain(self.queue.iter().take(at));
+            if !sequence.is_empty() && before.into_iter().any(|other| other.command.sequence == *sequence) {
+                at += 1;
+                continue;
+            }
             let verdict = match &job.identity {
                 None => Verdict::Run,
                 Some(identity) => self.idempotency.begin(&job.command.id, identity),
@@ -572,9 +593,13 @@ impl Server {
                     continue;
                 }
                 Verdict::Run => self.start_command(&job),
-                Verdict::Refuse(failure) => self.refuse(&job.command.id, failure),
+                Verdict::Refuse(failure) => {
+                    self.sequences.failed(sequence, &job.command.id, job.serial);
+                    self.refuse(&job.command.id, failure);
+                }
                 Verdict::Replay(done) => {
                     let output = Arc::clone(&self.output);
+                    job.settle(!tells_of_failure(&done.result));
                     // It may be large and then waits for the peer: not here.
                     let replay = move || {
                         output.send_bulk("DONE", &done, &|| true);
@@ -626,6 +651,10 @@ impl Server {
                 continue;
             };
             let running = self.running.swap_remove(at);
+            let job = &running.job;
+            if !job.ended_well() {
+                self.sequences.failed(&job.command.sequence, &job.command.id, job.serial);
+            }
             if let Some(identity) = &running.job.identity {
                 self.idempotency.ended(identity, outcome);
             }
@@ -642,7 +671,7 @@ fn ready(options: &Options, guardian: i32) -> io::Result<Ready> {
         platform: "linux".to_owned(),
         arch: facts::arch().to_owned(),
         pid: guardian.unsigned_abs(),
-        capabilities: names.chain(["become"]).map(|name| (name.to_owned(), true)).collect(),
+        capabilities: names.chain(["become", "sequence"]).map(|name| (name.to_owned(), true)).collect(),
         metadata,
         protocol: Some(ProtocolVersion { major: PROTOCOL_MAJOR, minor: PROTOCOL_MINOR }),
         session: host::random_id()?,

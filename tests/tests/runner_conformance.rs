@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use runner_support::{Dir, Session, ended, pids, runs};
 use serde_json::{Value, json};
+use sortie_client::protocol::CommandType;
 use sortie_tests::require_programs;
 
 /// A CMD as the reference's client writes it.
@@ -52,11 +53,9 @@ async fn row_1_ready_comes_first_and_names_the_commands_that_work() -> Result<()
     for key in ["version", "arch"] {
         assert!(ready[key].as_str().is_some_and(|text| !text.is_empty()), "{key}");
     }
-    let works =
-        ["exec", "file_read", "file_write", "pkg_ensure", "service_reload", "sshd_harden", "sudoers_ensure"];
-    let both = works.iter().flat_map(|name| [(*name).to_owned(), name.replacen('_', ".", 1)]);
-    let both = both.chain(["become".to_owned()]);
-    let works: serde_json::Map<String, Value> = both.map(|name| (name, true.into())).collect();
+    let works = CommandType::ALL.iter().flat_map(|kind| [kind.name(), kind.dotted_name()]);
+    let works = works.chain(["become", "sequence"]);
+    let works: serde_json::Map<String, Value> = works.map(|name| (name.to_owned(), true.into())).collect();
     assert_eq!(ready["capabilities"], Value::Object(works));
     let sum = std::process::Command::new("sha256sum").arg(sortie_tests::runner::binary()?).output()?;
     let sum = String::from_utf8(sum.stdout)?;

@@ -81,7 +81,7 @@ impl Session {
         })
     }
 
-    fn command_error(&self, code: ErrorCode, message: String) -> Error {
+    pub(super) fn command_error(&self, code: ErrorCode, message: String) -> Error {
         Error::Command { host: self.shared.host.clone(), error: Box::new(ErrorFrame::new("", code, message)) }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use sortie_protocol::message::{Become, CommandMessage, Exit, Ready, Shutdown, Strings};
-use sortie_protocol::{CommandSpec, ControllerMessage, FRAME_LIMIT};
+use sortie_protocol::{CommandSpec, ControllerMessage, ErrorCode, FRAME_LIMIT};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -44,6 +44,9 @@ pub struct CommandOptions {
     pub diff: bool,
     /// At most once a session for each key.
     pub idempotency_key: String,
+    /// Run after the commands of the same sequence that were started before, and only if none of them failed (an ERROR, or an
+    /// exit status other than 0); else it ends in `CANCELLED`. Empty: none; at most 128 bytes.
+    pub sequence: String,
     /// Run as another user.
     pub r#become: Option<Become>,
     /// Free for the caller.
@@ -58,6 +61,7 @@ impl Default for CommandOptions {
             check: false,
             diff: false,
             idempotency_key: String::new(),
+            sequence: String::new(),
             r#become: None,
             metadata: Strings::new(),
         }
@@ -220,7 +224,8 @@ impl Session {
     /// [`awaits_confirmation`] and answer with [`Session::confirm`].
     ///
     /// # Errors
-    /// Why it could not be sent; `UNSUPPORTED` where this session cannot confirm what wants to be.
+    /// Why it could not be sent; `UNSUPPORTED` where this session cannot confirm what wants to be, or the runner knows no
+    /// sequences.
     pub async fn start_with<C: CommandSpec>(
         &self,
         command: &C,
@@ -229,6 +234,11 @@ impl Session {
         let (message, wants_input) = message(&self.shared, command, options, self.window)?;
         if confirm::wants_confirm(message.kind, &message.params) {
             self.can_confirm()?;
+        }
+        // It would run what is not to be run.
+        if !message.sequence.is_empty() && self.ready().capabilities.get("sequence") != Some(&true) {
+            let why = "sequence: this runner does not have it; start one command after the other";
+            return Err(self.command_error(ErrorCode::Unsupported, why.to_owned()));
         }
         self.send(&message, wants_input).await
     }
@@ -342,6 +352,7 @@ fn message<C: CommandSpec>(
         diff: options.diff,
         r#become: options.r#become,
         window: Some(window),
+        sequence: options.sequence,
     };
     if message.timeout == 0 {
         return Err(config("a timeout must be at least a second".into()));

@@ -97,6 +97,16 @@ fn text(event: Option<Event>) -> String {
 }
 
 #[tokio::test]
+async fn a_runner_that_knows_no_sequences_is_sent_none() {
+    let (session, _peer) = session().await;
+    let options = CommandOptions { sequence: "list".into(), ..CommandOptions::default() };
+    let Err(Error::Command { error, .. }) = session.start_with(&Exec::shell("true"), options).await else {
+        panic!("it was sent")
+    };
+    assert_eq!(error.code, ErrorCode::Unsupported);
+}
+
+#[tokio::test]
 async fn a_typed_command_gets_its_typed_result() {
     let (session, mut peer) = session().await;
     let far = async {

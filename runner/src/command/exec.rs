@@ -48,21 +48,24 @@ pub(super) fn run(context: &Context) -> Result<ExecResult, Failure> {
     let (out, err) = (sink.stdout.captured(), sink.stderr.captured());
     let text = Text::new(context, out, err);
     match outcome {
-        Ok(ended) => Ok(ExecResult {
-            exit_code: ended.exit_code,
-            stdout: text.stdout.0,
-            stdout_encoding: text.stdout.1,
-            stdout_gap: text.stdout_gap,
-            stderr: text.stderr.0,
-            stderr_encoding: text.stderr.1,
-            stderr_gap: text.stderr_gap,
-            duration: ended.duration.as_secs_f64(),
-            signal: ended.signal,
-            stdout_open: ended.stdout_open,
-            left_running: ended.left_running,
-            skipped: false,
-            containment: ended.containment.to_owned(),
-        }),
+        Ok(ended) => {
+            context.job.settle(ended.exit_code == 0);
+            Ok(ExecResult {
+                exit_code: ended.exit_code,
+                stdout: text.stdout.0,
+                stdout_encoding: text.stdout.1,
+                stdout_gap: text.stdout_gap,
+                stderr: text.stderr.0,
+                stderr_encoding: text.stderr.1,
+                stderr_gap: text.stderr_gap,
+                duration: ended.duration.as_secs_f64(),
+                signal: ended.signal,
+                stdout_open: ended.stdout_open,
+                left_running: ended.left_running,
+                skipped: false,
+                containment: ended.containment.to_owned(),
+            })
+        }
         Err(mut failure) => {
             failure.details.extend(text.details());
             Err(failure)

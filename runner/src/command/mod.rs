@@ -142,6 +142,7 @@ impl Context {
         if !self.job.take_reply() {
             return Outcome::Failed;
         }
+        self.job.settle(true);
         let command_id = self.job.command.id.clone();
         let duration = self.started.elapsed().as_secs_f64();
         if self.job.identity.is_none() {

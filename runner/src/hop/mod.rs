@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use sortie_protocol::message::{Become, BecomeMethod, Cancel, Confirm, Credit, Input, Ping};
-use sortie_protocol::passing::{Forwarded, Passing, UseSudo};
+use sortie_protocol::passing::{Forwarded, Passing, UseSudo, tells_of_failure};
 use sortie_protocol::{CommandType, Encode, ErrorCode, FRAME_LIMIT, Line, Stream, frame, text};
 
 use crate::command::{self, Context};
@@ -302,6 +302,7 @@ impl Hop {
                         _ => self.output.send_line(whole(), &|| true),
                     }
                 }
+                job.settle(frame.result.is_some_and(|result| !tells_of_failure(result)));
                 let result = frame.result.filter(|_| job.identity.is_some());
                 let outcome = match result {
                     Some(result) if keeps(result.get().len()) => {
