@@ -14,12 +14,14 @@ mod inside;
 mod kinds;
 mod lab;
 pub mod matrix;
+pub mod snapshot;
 pub mod spec;
 
 pub use fault::Cut;
 pub use inside::Ran;
 pub use kinds::Kind;
 pub use lab::{Builder, Host, Lab};
+pub use snapshot::Snapshot;
 
 /// Why a kind of host cannot be had.
 #[derive(Debug)]
