@@ -6,6 +6,7 @@ mod completions;
 mod doctor;
 mod ensure;
 mod exec;
+mod file;
 mod fleet;
 mod get;
 mod harden;
@@ -55,6 +56,8 @@ enum Verb {
     Put(put::Arguments),
     /// Fetch one file, whole and verified
     Get(get::Arguments),
+    /// Look at files, directories and links, and bring them where they should be
+    File(file::Arguments),
     /// Install, upgrade, downgrade or remove packages
     Pkg(pkg::Arguments),
     /// Reload, restart, start, stop, enable, disable, mask or unmask services
@@ -80,6 +83,7 @@ impl Verb {
             Self::Sh(arguments) => sh::run(arguments).await,
             Self::Put(arguments) => put::run(arguments).await,
             Self::Get(arguments) => get::run(arguments).await,
+            Self::File(arguments) => file::run(arguments).await,
             Self::Pkg(arguments) => pkg::run(arguments).await,
             Self::Service(arguments) => service::run(arguments).await,
             Self::Sudoers(arguments) => sudoers::run(arguments).await,

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 use sortie_client::protocol::command::exec::ExecResult;
+use sortie_client::protocol::command::file_stat::FileStatResult;
 use sortie_client::protocol::command::file_write::FileWriteResult;
 use sortie_client::protocol::command::pkg_ensure::PkgEnsureResult;
 use sortie_client::protocol::command::service_reload::ServiceReloadResult;
@@ -100,6 +101,12 @@ pub(crate) enum Done {
         check: bool,
         #[serde(flatten)]
         result: FileWriteResult,
+    },
+    /// See the protocol; `path` is as asked for.
+    FileStat {
+        path: String,
+        #[serde(flatten)]
+        result: Box<FileStatResult>,
     },
     /// See the protocol; `name` (empty for several packages) and `check` are as asked for.
     Pkg {

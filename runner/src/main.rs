@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(dead_code, reason = "nothing starts the program in its unit tests"))]
 
+mod attributes;
 mod command;
 mod diff;
 mod facts;
@@ -17,6 +18,7 @@ mod locks;
 mod options;
 mod output;
 mod package;
+mod path;
 mod pool;
 mod process;
 mod replace;

@@ -2,11 +2,12 @@
 //!
 //! A crash at any moment leaves the old file or the new one. Knows nothing of where the content comes from.
 
-use std::fs::{self, File, Metadata, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::attributes::Attributes;
 use crate::failure::Failure;
 use crate::sys::{fd, file, host};
 
@@ -15,35 +16,6 @@ const TEMPORARY: &str = ".sortie-tmp-";
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
-
-/// Owner, group and mode that a file is to have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Attributes {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    /// 0 to 0o7777.
-    pub(crate) mode: u32,
-}
-
-impl Attributes {
-    pub(crate) fn of(metadata: &Metadata) -> Self {
-        Self { uid: metadata.uid(), gid: metadata.gid(), mode: metadata.mode() & 0o7777 }
-    }
-
-    /// Gives them to an open file, touching only what differs.
-    pub(crate) fn apply(self, file: &File) -> io::Result<()> {
-        let present = Self::of(&file.metadata()?);
-        if (present.uid, present.gid) != (self.uid, self.gid) {
-            let changed = |new: u32, old: u32| (new != old).then_some(new);
-            std::os::unix::fs::fchown(file, changed(self.uid, present.uid), changed(self.gid, present.gid))?;
-        }
-        // After the owner: chown(2) takes the set-id bits away.
-        if Self::of(&file.metadata()?).mode != self.mode {
-            file.set_permissions(Permissions::from_mode(self.mode))?;
-        }
-        Ok(())
-    }
-}
 
 /// A new content on its way to its place. Dropped before [`Replacement::commit`], it leaves nothing.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ fn normalised(value: &mut Value) {
         Value::Object(fields) => {
             for (name, value) in fields {
                 let fixed: Value = match name.as_str() {
-                    "timestamp" => "2024-01-01T00:00:00Z".into(),
+                    "timestamp" | "mtime" => "2024-01-01T00:00:00Z".into(),
                     "duration" => 0.001.into(),
                     "pid" => 4242.into(),
                     "session" | "nonce" => "0123456789abcdef0123456789abcdef".into(),

@@ -135,6 +135,20 @@ async fn mode_owner_and_group_of_the_old_file_are_kept() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_new_file_gets_the_group_that_its_directory_hands_on() -> Result<()> {
+    require_root!();
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    std::os::unix::fs::chown(dir.path(), None, Some(65534))?;
+    chmod(dir.path(), 0o2755)?;
+    session.done("file_write", to(&dir.text("made/f"), "x", json!({}))).await?;
+    session.done("file_write", to(&dir.text("g"), "x", json!({"group": "daemon"}))).await?;
+    let gid = |name: &str| anyhow::Ok(std::fs::metadata(dir.at(name))?.gid());
+    assert_eq!((gid("made")?, gid("made/f")?, gid("g")?), (65534, 65534, 1));
+    session.finish().await
+}
+
+#[tokio::test]
 async fn acl_and_extended_attributes_of_the_old_file_are_kept() -> Result<()> {
     require_root!();
     require_programs!("setfacl", "getfacl", "setfattr", "getfattr");
@@ -340,12 +354,18 @@ async fn a_check_changes_nothing_and_a_diff_says_what_would() -> Result<()> {
     assert_eq!(answer["data"]["result"]["diff"], diff, "{answer}");
     assert_eq!(answer["data"]["result"]["changed"], true);
     let answer = session.ask(&frame(to(&path, "one\ntwo\n", json!({"mode": "0600"})), true)).await?;
-    assert_eq!(
-        (&answer["data"]["result"]["changed"], &answer["data"]["result"]["diff"]),
-        (&json!(true), &json!(""))
-    );
+    assert_eq!(answer["data"]["result"]["changed"], true);
+    let attributes = answer["data"]["result"]["diff"].as_str().context("a diff")?;
+    assert!(attributes.starts_with(&format!(
+        "--- {path} (attributes)\n+++ {path} (attributes)\n@@ -1,4 +1,4 @@\n type file\n"
+    )));
+    assert!(attributes.ends_with("\n-mode 0644\n+mode 0600\n"), "{attributes}");
+    let withheld = to(&path, "one\ntwo\n", json!({"mode": "0600", "sensitive": true}));
+    let answer = session.ask(&frame(withheld, true)).await?;
+    assert_eq!(answer["data"]["result"]["diff"], "(withheld: the content is sensitive)\n");
     let answer = session.ask(&frame(to(&path, "one\ntwo\n", json!({})), true)).await?;
     assert_eq!(answer["data"]["result"]["changed"], false);
+    assert_eq!(answer["data"]["result"]["diff"], "");
     session.failed("NOT_FOUND", &frame(json!({"path": dir.text("absent")}), true)).await?;
     let now = std::fs::metadata(&path)?;
     assert_eq!((now.ino(), now.ctime_nsec(), dir.names()?.len()), (before.ino(), before.ctime_nsec(), 1));
@@ -356,7 +376,10 @@ async fn a_check_changes_nothing_and_a_diff_says_what_would() -> Result<()> {
     assert_eq!(answer["data"]["result"]["diff"], diff);
     let answer = session.ask(&frame(to(&dir.text("new"), "x\n", json!({})), false)).await?;
     assert!(
-        answer["data"]["result"]["diff"].as_str().is_some_and(|diff| diff.starts_with("--- /dev/null\n"))
+        answer["data"]["result"]["diff"]
+            .as_str()
+            .is_some_and(|diff| diff.starts_with("--- /dev/null\n") && diff.ends_with("\n+mode 0644\n")),
+        "{answer}"
     );
     let binary = to(&path, "AAECAw==", json!({"encoding": "base64"}));
     assert_eq!(session.ask(&frame(binary, false)).await?["type"], "DONE");

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use sortie_client::protocol::Stream;
+use sortie_client::protocol::command::file_stat::FileStatResult;
 use sortie_client::protocol::command::pkg_ensure::PackageVersions;
 use sortie_client::protocol::message::{Level, Progress};
 
@@ -198,6 +199,9 @@ impl Human {
                     page.result(diff.trim_end_matches('\n'));
                 }
             }
+            Done::FileStat { path, result } => {
+                page.result(&format!("{host}: {path}: {}", described(*result)));
+            }
             Done::Pkg { name, check, result } => {
                 let what = done_to(&result.action, result.changed, check);
                 let only = PackageVersions {
@@ -328,6 +332,20 @@ fn failed(failure: &Failure, page: &mut Page<'_>) {
         _ => "",
     };
     page.tell("31", &failure.host, &format!("{}{advice}{code}", failure.message));
+}
+
+/// What a path is, in a line.
+fn described(found: FileStatResult) -> String {
+    if !found.exists {
+        return "nothing is there".to_owned();
+    }
+    let owner = found.owner_name.unwrap_or(found.owner);
+    let group = found.group_name.unwrap_or(found.group);
+    let size =
+        if found.kind == "file" { format!(", {}", size(found.size.unwrap_or(0))) } else { String::new() };
+    let target = found.target.map_or_else(String::new, |target| format!(" -> {target}"));
+    let checksum = found.checksum.map_or_else(String::new, |digest| format!(", sha256 {digest}"));
+    format!("{}{target}{size}, {} {owner}:{group}, {}{checksum}", found.kind, found.mode, found.mtime)
 }
 
 /// Bytes in words.

@@ -9,6 +9,7 @@ use crate::encode::Object;
 
 pub mod exec;
 pub mod file_read;
+pub mod file_stat;
 pub mod file_write;
 pub mod pkg_ensure;
 pub mod service_reload;
@@ -96,6 +97,7 @@ commands! {
     ServiceReload, service_reload::ServiceReload -> ServiceReloadResult, "service_reload", "service.reload";
     SudoersEnsure, sudoers_ensure::SudoersEnsure -> SudoersEnsureResult, "sudoers_ensure", "sudoers.ensure";
     SshdHarden, sshd_harden::SshdHarden -> SshdHardenResult, "sshd_harden", "sshd.harden";
+    FileStat, file_stat::FileStat -> FileStatResult, "file_stat", "file.stat";
 }
 
 /// The part of any params that announces INPUT.

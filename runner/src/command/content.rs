@@ -1,10 +1,15 @@
 //! The content of a `file_write`: decoded where it stands in the frame, or taken from INPUT as it comes, never a
-//! second time in memory.
+//! second time in memory. And the digest of the content that a file has.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
-use sortie_protocol::Encoding;
+use sha2::{Digest, Sha256};
+use sortie_protocol::{Encoding, Sha256Hex};
 
 use super::Context;
 use crate::failure::Failure;
@@ -149,6 +154,22 @@ impl Base64 {
 
     fn finish(self, take: Take<'_>) -> Result<(), Failure> {
         take(&STANDARD.decode(&self.rest).map_err(|_| invalid_base64())?)
+    }
+}
+
+/// The digest of a file's content, from where it is read next.
+pub(super) fn digest(context: &Context, mut file: &File, path: &Path) -> Result<Sha256Hex, Failure> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        context.job.go_on()?;
+        let count = file
+            .read(&mut buffer)
+            .map_err(|error| Failure::io(format!("cannot read the present {path:?}"), &error))?;
+        if count == 0 {
+            return Ok(Sha256Hex::from_bytes(&hash.finalize().into()));
+        }
+        hash.update(&buffer[..count]);
     }
 }
 

@@ -19,6 +19,7 @@ use crate::pool::{Pool, Share};
 mod content;
 mod exec;
 mod file_read;
+mod file_stat;
 mod file_write;
 mod pkg_ensure;
 mod service_reload;
@@ -48,6 +49,7 @@ handlers! {
     ServiceReload => service_reload;
     SudoersEnsure => sudoers_ensure;
     SshdHarden => sshd_harden;
+    FileStat => file_stat;
 }
 
 /// Bytes of small frames that the peer has not read, beyond which it is told nothing of progress.

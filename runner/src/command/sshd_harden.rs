@@ -11,12 +11,13 @@ use sortie_protocol::ErrorCode;
 use sortie_protocol::command::sshd_harden::{SshdHarden, SshdHardenResult};
 
 use super::Context;
+use crate::attributes::Attributes;
 use crate::diff;
 use crate::failure::Failure;
 use crate::job;
 use crate::locks::Resource;
 use crate::output::now;
-use crate::replace::{self, Attributes, Replacement};
+use crate::replace::{self, Replacement};
 use crate::rollback::Rollback;
 use crate::sshd::config::{Config, Setting};
 use crate::sshd::daemon::{self, Effective, Sshd, Stage};

@@ -10,9 +10,10 @@ use sortie_protocol::ErrorCode;
 use sortie_protocol::command::sudoers_ensure::{SudoersEnsure, SudoersEnsureResult};
 
 use super::Context;
+use crate::attributes::Attributes;
 use crate::failure::Failure;
 use crate::locks::Resource;
-use crate::replace::{Attributes, Replacement, sync_directory_of};
+use crate::replace::{Replacement, sync_directory_of};
 use crate::tool::{self, Tool};
 use crate::{diff, job, sudoers};
 

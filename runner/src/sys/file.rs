@@ -28,10 +28,30 @@ pub(crate) fn copy_attributes(from: &File, to: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Every extended attribute of what is behind `place`, which may have been opened with O_PATH alone; those that this user
+/// cannot read are left out.
+pub(crate) fn attributes_behind(place: &File) -> Vec<(String, Vec<u8>)> {
+    let value = |name: CString| Some((name.to_string_lossy().into_owned(), attribute(place, &name).ok()??));
+    attribute_names(place).unwrap_or_default().into_iter().filter_map(value).collect()
+}
+
+/// What a symbolic link that was opened with O_PATH says: readlinkat(2), of an empty name.
+pub(crate) fn link_behind(place: &File) -> io::Result<std::ffi::OsString> {
+    Ok(nix::fcntl::readlinkat(place, c"")?)
+}
+
+/// The object behind a descriptor by its name in /proc (proc_pid_fd(5)): what is refused for a descriptor that was opened with
+/// O_PATH is done for this, and a symbolic link that is the object itself is not followed.
+fn behind(place: &File) -> CString {
+    // Digits and letters: there is no NUL.
+    CString::new(format!("/proc/self/fd/{}", place.as_raw_fd())).unwrap_or_default()
+}
+
 fn attribute_names(file: &File) -> io::Result<Vec<CString>> {
-    let list = sized(|buffer: &mut [u8]| {
-        // SAFETY: at most the given length is written; length 0 only asks for the size.
-        unsafe { libc::flistxattr(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) }
+    let path = behind(file);
+    let list = sized(&|buffer: &mut [u8]| {
+        // SAFETY: a NUL-terminated path; at most the given length is written; length 0 only asks for the size.
+        unsafe { libc::listxattr(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
     })?;
     let names = list.unwrap_or_default();
     Ok(names.split(|&b| b == 0).filter(|n| !n.is_empty()).filter_map(|n| CString::new(n).ok()).collect())
@@ -39,14 +59,15 @@ fn attribute_names(file: &File) -> io::Result<Vec<CString>> {
 
 /// None when it is gone by now.
 fn attribute(file: &File, name: &CString) -> io::Result<Option<Vec<u8>>> {
-    sized(|buffer: &mut [u8]| {
-        // SAFETY: at most the given length is written; length 0 only asks for the size.
-        unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
+    let path = behind(file);
+    sized(&|buffer: &mut [u8]| {
+        // SAFETY: as above, and the name is NUL-terminated too.
+        unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
     })
 }
 
 /// Asks for the size, then for the bytes, again if they grew in between.
-fn sized(mut call: impl FnMut(&mut [u8]) -> isize) -> io::Result<Option<Vec<u8>>> {
+fn sized(call: &dyn Fn(&mut [u8]) -> isize) -> io::Result<Option<Vec<u8>>> {
     loop {
         let Ok(size) = usize::try_from(call(&mut [])) else { return none_or_error() };
         let mut buffer = vec![0; size];

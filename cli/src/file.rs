@@ -1,0 +1,50 @@
+//! `sortie file`: what paths of a host are, and what they should be. Each sub-verb is one command of the protocol, done for
+//! every path in the order in which they are named.
+
+use sortie_client::protocol::command::file_stat::FileStat;
+
+use crate::ensure::{self, Where};
+use crate::report::Done;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Say what paths are; that nothing is there is an answer, and no failure
+    Stat(Stat),
+}
+
+#[derive(clap::Args)]
+struct Stat {
+    #[command(flatten)]
+    place: Where,
+    /// Tell of what a symbolic link leads to, and not of the link itself
+    #[arg(short = 'L', long)]
+    follow: bool,
+    /// Read regular files, and tell their SHA-256
+    #[arg(long)]
+    checksum: bool,
+    /// Absolute paths
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<String>,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
+    match arguments.verb {
+        Verb::Stat(arguments) => stat(arguments).await,
+    }
+}
+
+async fn stat(Stat { place, follow, checksum, paths }: Stat) -> anyhow::Result<i32> {
+    let stat = |path| FileStat::new(path).follow(follow).checksum(checksum);
+    let commands = paths.into_iter().map(stat).collect();
+    ensure::run(&place, commands, |command: &FileStat, _, result| Done::FileStat {
+        path: command.path.clone(),
+        result: Box::new(result),
+    })
+    .await
+}
