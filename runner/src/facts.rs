@@ -26,7 +26,7 @@ pub(crate) fn host() -> HostFacts {
         boot_id: first_line("/proc/sys/kernel/random/boot_id"),
         uid,
         user: host::user_name(uid).unwrap_or_default(),
-        cpus: std::thread::available_parallelism().map_or(0, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+        cpus: host::cpus(),
         memory_bytes: memory(),
         init: init().to_owned(),
         package_manager: package_manager().to_owned(),

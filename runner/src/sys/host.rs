@@ -29,6 +29,18 @@ pub(crate) fn uid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
+/// Processors this process may run on, as nproc(1) counts them; 0 where the kernel does not say.
+pub(crate) fn cpus() -> u32 {
+    // SAFETY: the kernel writes at most as much as the set has; all zeros is an empty one.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        match libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) {
+            0 => u32::try_from(libc::CPU_COUNT(&set)).unwrap_or(0),
+            _ => 0,
+        }
+    }
+}
+
 /// Whether this user may execute the file.
 pub(crate) fn is_executable(path: &Path) -> bool {
     let Ok(c_path) = CString::new(path.as_os_str().as_bytes()) else { return false };
