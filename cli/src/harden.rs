@@ -1,8 +1,7 @@
 //! `sortie harden`: settings of the hosts' SSH servers that are in force afterwards.
 
-use std::collections::BTreeMap;
-
 use sortie_client::protocol::command::sshd_harden::SshdHarden;
+use sortie_client::protocol::message::Strings;
 
 use crate::ensure::{self, Where};
 use crate::outcome::usage;
@@ -58,7 +57,7 @@ fn setting(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
-    let mut settings = BTreeMap::new();
+    let mut settings = Strings::new();
     for (key, value) in arguments.settings {
         if settings.insert(key.clone(), value).is_some() {
             return Err(usage(format!("--set {key} is there twice")));

@@ -5,13 +5,13 @@
 //! save objects written as arrays; a test of every command holds the two together. Errors never echo a value: it may be
 //! a password.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::de::{Deserializer as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::map::Strings;
 use crate::value::{InvalidValue, Mode, Secret, Sha256Hex};
 
 /// Why a piece of JSON is not what it should be.
@@ -360,18 +360,18 @@ impl<'a> Value<'a> for Vec<String> {
     }
 }
 
-impl<'a> Value<'a> for BTreeMap<String, String> {
+impl<'a> Value<'a> for Strings {
     fn read(json: &'a RawValue) -> Result<Option<Self>, Invalid> {
         if json.get() == "null" {
             return Ok(None);
         }
-        let mut map = Self::new();
+        let mut entries = Vec::new();
         let mut problem = Ok(());
         members(json.get(), &mut |name, value| match some_text(value) {
-            Ok(text) => drop(map.insert(name.to_owned(), text)),
+            Ok(text) => entries.push((name.to_owned(), text)),
             Err(error) => problem = Err(error.inside(name)),
         })?;
-        problem.map(|()| Some(map))
+        problem.map(|()| Some(entries.into_iter().collect()))
     }
 }
 

@@ -3,12 +3,12 @@
 //! A type brings a table of its fields (`shown!`), and each kind of value is written by one function. What is written
 //! is what serde writes; a test of every command holds the two together.
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use serde_json::value::RawValue;
 
 use crate::error::{ErrorClass, ErrorCode};
+use crate::map::Map;
 use crate::message::{Done, Level};
 use crate::output::escape;
 use crate::text::{Encoding, Stream};
@@ -267,7 +267,7 @@ impl<T: Encode> Encode for Vec<T> {
     }
 }
 
-impl<T: Encode> Encode for BTreeMap<String, T> {
+impl<T: Encode> Encode for Map<T> {
     fn is_absent(&self) -> bool {
         self.is_empty()
     }

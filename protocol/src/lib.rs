@@ -12,6 +12,7 @@ mod describe;
 mod encode;
 pub mod error;
 pub mod frame;
+pub mod map;
 pub mod message;
 pub mod output;
 mod parse;

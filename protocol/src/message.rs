@@ -2,9 +2,7 @@
 //!
 //! Messages know no transport; `parse` reads them.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -13,12 +11,11 @@ use crate::command::CommandType;
 use crate::decode::{fields, words};
 use crate::encode::{Encode, Json, shown};
 use crate::error::{ErrorClass, ErrorCode};
+use crate::map::Map;
+pub use crate::map::Strings;
 use crate::text::{Encoding, Stream};
 use crate::time::Timestamp;
 use crate::value::{Secret, is_default, null_is_default};
-
-/// A map of strings, as `metadata` and `details` are.
-pub type Strings = BTreeMap<String, String>;
 
 /// READY: the runner's first frame.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -34,7 +31,7 @@ pub struct Ready {
     pub pid: u32,
     /// Every command type that works, under its dotted and its underscored name.
     #[serde(default, deserialize_with = "null_is_default")]
-    pub capabilities: BTreeMap<String, bool>,
+    pub capabilities: Map<bool>,
     /// `ttl` as Go writes durations (`10m0s`).
     #[serde(default, deserialize_with = "null_is_default")]
     pub metadata: Strings,
@@ -114,7 +111,7 @@ pub struct HostFacts {
     pub uid: u32,
     /// Name of that user by `/etc/passwd`.
     pub user: String,
-    /// Processors this process may use.
+    /// Processors this process may run on (sched_getaffinity(2)); a quota of time is not counted.
     pub cpus: u32,
     /// Bytes of memory of the machine.
     pub memory_bytes: u64,
@@ -524,22 +521,10 @@ macro_rules! messages {
             /// Every `type` of this direction.
             pub const TYPES: &[&str] = &[$($wire,)*];
 
-            /// Writes the frame with its newline. Hand in a buffer: many small writes are made.
-            ///
-            /// # Errors
-            /// Whatever `writer` returns.
-            pub fn write_to(&self, timestamp: Timestamp, writer: &mut impl Write) -> io::Result<()> {
-                match self { $(Self::$variant(data) => write_frame($wire, timestamp, data, writer),)* }
-            }
-
             /// The frame as a line with its newline.
             #[must_use]
             pub fn to_line(&self, timestamp: Timestamp) -> Vec<u8> {
-                let mut line = Vec::new();
-                // A Vec takes every write and every message serialises; nothing can fail.
-                let written = self.write_to(timestamp, &mut line);
-                debug_assert!(written.is_ok());
-                line
+                match self { $(Self::$variant(data) => line($wire, timestamp, data),)* }
             }
         }
     };
@@ -588,17 +573,18 @@ impl RunnerMessage {
     }
 }
 
-/// Writes one frame: the envelope around `data`, and a newline.
-///
-/// # Errors
-/// Whatever `writer` returns, or that `data` cannot be JSON.
-pub fn write_frame<W: Write>(
-    kind: &str,
-    timestamp: Timestamp,
-    data: &impl Serialize,
-    writer: &mut W,
-) -> io::Result<()> {
-    write!(writer, "{{\"type\":\"{kind}\",\"timestamp\":\"{timestamp}\",\"data\":")?;
-    serde_json::to_writer(&mut *writer, data)?;
-    writer.write_all(b"}\n")
+/// A frame with its newline.
+fn line(kind: &str, timestamp: Timestamp, data: &impl Serialize) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Frame<'a, D> {
+        #[serde(rename = "type")]
+        kind: &'a str,
+        timestamp: String,
+        data: &'a D,
+    }
+    let frame = serde_json::to_vec(&Frame { kind, timestamp: timestamp.to_string(), data });
+    debug_assert!(frame.is_ok(), "every message can be JSON");
+    let mut line = frame.unwrap_or_default();
+    line.push(b'\n');
+    line
 }

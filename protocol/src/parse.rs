@@ -9,7 +9,8 @@ use crate::command::CommandType;
 use crate::decode::{Invalid, Slot, decode, fields, read};
 use crate::describe::describe;
 use crate::error::ErrorCode;
-use crate::message::{Become, CommandMessage, ControllerMessage, RunnerMessage, Strings};
+use crate::map::Strings;
+use crate::message::{Become, CommandMessage, ControllerMessage, RunnerMessage};
 use crate::time::is_rfc3339;
 
 #[derive(Default)]

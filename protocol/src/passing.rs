@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use crate::decode::{Invalid, decode, fields, members};
 use crate::encode::shown;
-use crate::message::Strings;
+use crate::map::Strings;
 use crate::value::Secret;
 
 /// A frame of a runner, as far as it matters to who passes it on.

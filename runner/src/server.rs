@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use sortie_protocol::map::Map;
 use sortie_protocol::message::{
     Cancel, CommandMessage, Credit, Exit, ExitReason, Input, Limits, ProtocolVersion, Ready, Shutdown,
     Strings,
@@ -664,6 +665,10 @@ impl Server {
 
 fn ready(options: &Options, guardian: i32) -> io::Result<Ready> {
     let names = command::SUPPORTED.iter().flat_map(|kind| [kind.name(), kind.dotted_name()]);
+    let mut capabilities = Map::new();
+    for name in names.chain(["become", "sequence"]) {
+        capabilities.insert(name.to_owned(), true);
+    }
     let mut metadata = Strings::new();
     metadata.insert("ttl".to_owned(), go_duration(options.ttl.as_secs()));
     Ok(Ready {
@@ -671,7 +676,7 @@ fn ready(options: &Options, guardian: i32) -> io::Result<Ready> {
         platform: "linux".to_owned(),
         arch: facts::arch().to_owned(),
         pid: guardian.unsigned_abs(),
-        capabilities: names.chain(["become", "sequence"]).map(|name| (name.to_owned(), true)).collect(),
+        capabilities,
         metadata,
         protocol: Some(ProtocolVersion { major: PROTOCOL_MAJOR, minor: PROTOCOL_MINOR }),
         session: host::random_id()?,

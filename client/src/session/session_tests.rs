@@ -535,7 +535,9 @@ async fn without_a_second_login_a_change_is_cancelled_and_not_confirmed() {
     let waits = |port: Option<&str>| {
         let mut event = Event { command_id: "c9".into(), ..Event::default() };
         event.metadata.insert("awaiting".into(), "confirm".into());
-        event.metadata.extend(port.map(|port| ("port".to_owned(), port.to_owned())));
+        if let Some(port) = port {
+            event.metadata.insert("port".into(), port.into());
+        }
         assert!(awaits_confirmation(&event));
         event
     };

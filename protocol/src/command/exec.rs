@@ -1,11 +1,10 @@
 //! `exec`: run a program, or a line of shell.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::decode::{fields, words};
 use crate::encode::shown;
+use crate::map::Strings;
 use crate::text::Encoding;
 use crate::value::{Mode, Secret, empty_is_none, is_default, null_is_default};
 
@@ -34,7 +33,7 @@ pub struct Exec {
     pub work_dir: Option<String>,
     /// Added to the environment of the login.
     #[serde(skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
-    pub env: BTreeMap<String, String>,
+    pub env: Strings,
     /// `env` is the whole environment.
     #[serde(skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
     pub clear_env: bool,

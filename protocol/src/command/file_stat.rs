@@ -1,11 +1,10 @@
 //! `file_stat`: what a path is, if it is anything.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::decode::fields;
 use crate::encode::shown;
+use crate::map::Strings;
 use crate::text::Encoding;
 use crate::value::{is_default, null_is_default};
 
@@ -75,7 +74,7 @@ pub struct FileStatResult {
     pub selinux: Option<String>,
     /// The other extended attributes (xattr(7)), ACLs too: values in base64, 64 KiB of them at most. Those beyond are left out.
     #[serde(skip_serializing_if = "is_default")]
-    pub xattrs: BTreeMap<String, String>,
+    pub xattrs: Strings,
 }
 
 shown!(FileStatResult: exists [kind size mode owner group owner_name group_name mtime links target target_encoding

@@ -1,11 +1,10 @@
 //! `sshd_harden`: settings of the SSH server that are in force afterwards.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::decode::fields;
 use crate::encode::shown;
+use crate::map::Strings;
 use crate::value::{is_default, null_is_default};
 
 /// Parameters of `sshd_harden`.
@@ -27,7 +26,7 @@ pub struct SshdHarden {
     pub port: u16,
     /// Other settings: keywords of sshd_config(5) and their arguments as they would be written.
     #[serde(skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
-    pub settings: BTreeMap<String, String>,
+    pub settings: Strings,
     /// A set of settings: `ssh-baseline`, as far as this sshd has them. What else is asked for comes before it.
     #[serde(skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
     pub profile: String,

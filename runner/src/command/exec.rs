@@ -67,7 +67,7 @@ pub(super) fn run(context: &Context) -> Result<ExecResult, Failure> {
             })
         }
         Err(mut failure) => {
-            failure.details.extend(text.details());
+            failure.details.append(text.details());
             Err(failure)
         }
     }

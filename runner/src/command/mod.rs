@@ -98,12 +98,15 @@ impl Context {
     /// Tells the peer that a change goes back unless it comes in anew and sends CONFIRM; `fields` say how.
     fn await_confirm(&self, fields: &[(&str, String)]) {
         self.job.await_confirm();
-        let awaiting = ("awaiting".to_owned(), "confirm".to_owned());
-        let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let mut metadata = Strings::new();
+        metadata.insert("awaiting".to_owned(), "confirm".to_owned());
+        for (name, value) in fields {
+            metadata.insert((*name).to_owned(), value.clone());
+        }
         self.output.send(&RunnerMessage::Event(Event {
             command_id: self.job.command.id.clone(),
             message: "the change is in force, and goes back unless it is confirmed".to_owned(),
-            metadata: std::iter::once(awaiting).chain(fields).collect(),
+            metadata,
             ..Event::default()
         }));
     }

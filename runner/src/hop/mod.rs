@@ -296,7 +296,7 @@ impl Hop {
                         // It was cancelled there because it was ended here, and that is the reason to be told.
                         Some(Ended { why, .. }) if frame.code == "CANCELLED" => {
                             let mut failure = why.failure(&job.command);
-                            failure.details.extend(frame.details);
+                            failure.details.append(frame.details);
                             self.output.send_bulk("ERROR", &failure.frame(&job.command.id), &|| true);
                         }
                         _ => self.output.send_line(whole(), &|| true),

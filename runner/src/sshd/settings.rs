@@ -297,7 +297,7 @@ mod tests {
         #[test]
         fn what_passes_is_one_line_of_one_setting(name in "\\PC{0,12}", value in "(\\PC|\n|\t| #){0,20}", user in "\\PC{0,10}") {
             let params = SshdHarden {
-                settings: [(name.clone(), value.clone())].into(),
+                settings: [(name.clone(), value.clone())].into_iter().collect(),
                 ..SshdHarden::default()
             };
             if check(&params).is_ok() {
