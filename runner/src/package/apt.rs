@@ -31,8 +31,9 @@ pub(super) static APT: Manager = Manager {
     available: "apt-cache madison",
     read_available: madison,
     newest: None,
-    simulate_install: "apt-get -qq -s install",
-    simulate_remove: "apt-get -qq -s remove",
+    // Even a simulation would write down what its planner was asked, in /var/log/apt.
+    simulate_install: "apt-get -qq -s -oDir::Log::Planner= install",
+    simulate_remove: "apt-get -qq -s -oDir::Log::Planner= remove",
     read_plan: |text, _| plan(text),
     download: Some(apt_get!("-d install")),
     install: apt_get!("install"),

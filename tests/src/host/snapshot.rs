@@ -120,6 +120,13 @@ impl Snapshot {
         })
     }
 
+    /// Without these paths and what is in them, each with the reason.
+    #[must_use]
+    pub fn without(mut self, paths: &[(&str, &str)]) -> Self {
+        self.0.retain(|path, _| !paths.iter().any(|(prefix, _)| path.starts_with(prefix)));
+        self
+    }
+
     /// Whether there is anything at `path`.
     pub fn contains(&self, path: impl AsRef<Path>) -> bool {
         self.0.contains_key(path.as_ref())
