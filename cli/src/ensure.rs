@@ -9,6 +9,7 @@ use sortie_client::{CommandOptions, Error, Session};
 
 use crate::exec::{Helper, cancel_when_stopped, said_goodbye, show};
 use crate::fleet::{self, Task};
+use crate::limits::{self, Limiting};
 use crate::options::{Becoming, Connection, Hosts, Preview, Run, command_options};
 use crate::outcome::Outcome;
 use crate::place::{Base, Host};
@@ -25,6 +26,8 @@ pub(crate) struct Where {
     pub(crate) run: Run,
     #[command(flatten)]
     pub(crate) becoming: Becoming,
+    #[command(flatten)]
+    pub(crate) limiting: Limiting,
     #[command(flatten)]
     pub(crate) connection: Connection,
 }
@@ -65,7 +68,8 @@ where
 {
     let hosts = Host::all(&place.hosts)?;
     let base = Base::new(&place.connection, place.run.ttl())?;
-    let options = command_options(&place.run, &place.preview, &place.becoming)?;
+    let mut options = command_options(&place.run, &place.preview, &place.becoming)?;
+    place.limiting.add_to(&mut options)?;
     let plan = Arc::new(Plan { commands, options, connected, shown });
     fleet::run(&base, &hosts, &place.run, |task| on_host(task, Arc::clone(&plan))).await
 }
@@ -134,6 +138,7 @@ async fn follow<C: CommandSpec>(
         }
     }
     let done = running.wait().await?;
+    limits::show(task, done.usage);
     let result = (plan.shown)(command, plan.options.check, done.result);
     task.reporter.show(Event::Done { host: Arc::clone(&task.host), seconds: done.duration, result });
     Ok(())

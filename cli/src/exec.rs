@@ -13,6 +13,7 @@ use sortie_client::session::{Canceller, Farewell, InputWriter};
 use sortie_client::{CommandOptions, Error, Session};
 
 use crate::fleet::{self, Task};
+use crate::limits::{self, Limiting};
 use crate::options::{Becoming, Connection, Hosts, Run};
 use crate::outcome::Outcome;
 use crate::place::{Base, Host};
@@ -55,6 +56,8 @@ pub(crate) struct How {
     /// Reach the hosts, but run nothing
     #[arg(long)]
     check: bool,
+    #[command(flatten)]
+    limiting: Limiting,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
@@ -104,12 +107,13 @@ pub(crate) async fn run_argv(
     if !matches!(input, Input::Nothing) {
         exec = exec.stdin_from_input();
     }
-    let options = CommandOptions {
+    let mut options = CommandOptions {
         timeout: run.timeout,
         check: how.check,
         r#become: becoming.whom()?,
         ..CommandOptions::default()
     };
+    how.limiting.add_to(&mut options)?;
     let plan = Arc::new(Plan { exec, options, input });
     fleet::run(&base, &hosts, run, |task| on_host(task, Arc::clone(&plan))).await
 }
@@ -157,6 +161,7 @@ async fn on_host(task: Task, plan: Arc<Plan>) -> Outcome {
     match result {
         Ok(done) => {
             let status = done.result.exit_code;
+            limits::show(&task, done.usage);
             let result = Done::Exec(done.result);
             task.reporter.show(Event::Done { host: Arc::clone(&task.host), seconds: done.duration, result });
             Outcome::Ended(status)
@@ -201,6 +206,9 @@ pub(crate) async fn finish(task: &Task, session: Session, error: Option<&Error>)
 
 /// The same, where it is known how the session ended.
 pub(crate) fn said_goodbye(task: &Task, ended: Result<Farewell, Error>, error: Option<&Error>) {
+    if let Some(error) = error {
+        limits::show_of_error(task, error);
+    }
     match (error, ended) {
         // A command's own error says what happened; any other is the session's, which knows more at its end.
         (Some(error @ Error::Command { .. }), Ok(_)) => task.failed(error),

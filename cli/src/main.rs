@@ -10,6 +10,7 @@ mod file;
 mod fleet;
 mod get;
 mod harden;
+mod limits;
 mod options;
 mod outcome;
 mod pipe;

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::exec::{Helper, cancel_when_stopped, finish};
 use crate::fleet::{self, Task};
+use crate::limits::{self, Limiting};
 use crate::options::{Becoming, Connection, Hosts, Preview, Run, command_options};
 use crate::outcome::{Outcome, usage};
 use crate::place::{Base, Host};
@@ -64,6 +65,8 @@ pub(crate) struct Arguments {
     run: Run,
     #[command(flatten)]
     becoming: Becoming,
+    #[command(flatten)]
+    limiting: Limiting,
     #[command(flatten)]
     connection: Connection,
     /// The file to send; - for standard input
@@ -138,7 +141,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
         write.content_from = Some(From::Input);
         Some(content)
     };
-    let options = command_options(&arguments.run, &arguments.preview, &arguments.becoming)?;
+    let mut options = command_options(&arguments.run, &arguments.preview, &arguments.becoming)?;
+    arguments.limiting.add_to(&mut options)?;
     let plan = Arc::new(Plan { write, options, content });
     fleet::run(&base, &hosts, &arguments.run, |task| on_host(task, Arc::clone(&plan))).await
 }
@@ -188,6 +192,7 @@ async fn on_host(task: Task, plan: Arc<Plan>) -> Outcome {
                 return Outcome::Ended(1);
             }
             let (path, check) = (plan.write.path.clone(), plan.options.check);
+            limits::show(&task, done.usage);
             let result = Done::Put { path, check, result: done.result };
             task.reporter.show(Event::Done { host: Arc::clone(&task.host), seconds: done.duration, result });
             Outcome::Ended(0)

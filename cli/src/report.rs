@@ -17,7 +17,7 @@ use sortie_client::protocol::command::sshd_harden::SshdHardenResult;
 use sortie_client::protocol::command::sudoers_ensure::SudoersEnsureResult;
 use sortie_client::protocol::message::{Level, Progress};
 use sortie_client::protocol::time::Timestamp;
-use sortie_client::protocol::{Encoding, ErrorClass, Stream, text};
+use sortie_client::protocol::{Encoding, ErrorClass, Stream, Usage, text};
 use sortie_client::{Error, error::printable};
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -73,6 +73,12 @@ pub(crate) enum Event {
         seconds: f64,
         #[serde(flatten)]
         result: Done,
+    },
+    /// What the programs of a command took, right before its `Done` or `Error`.
+    Usage {
+        host: Arc<str>,
+        #[serde(flatten)]
+        usage: Usage,
     },
     /// There is no result, and why.
     Error(Failure),

@@ -306,7 +306,7 @@ shown_words! {
     ErrorClass { Transient = "transient", Throttled = "throttled", Conflict = "conflict", Permanent = "permanent" }
 }
 
-shown!(Done<R>: command_id result duration [metadata]);
+shown!(Done<R>: command_id result duration [metadata usage]);
 
 #[cfg(test)]
 pub(crate) mod tests {

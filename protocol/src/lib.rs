@@ -12,6 +12,7 @@ mod describe;
 mod encode;
 pub mod error;
 pub mod frame;
+pub mod limits;
 pub mod map;
 pub mod message;
 pub mod output;
@@ -28,6 +29,7 @@ pub use decode::{Decode, Invalid, decode};
 pub use encode::{Encode, Json, Object, encode, frame};
 pub use error::{ErrorClass, ErrorCode};
 pub use frame::{FRAME_LIMIT, FrameDecoder, Line};
+pub use limits::{ResourceLimits, Usage};
 pub use message::{ControllerMessage, RunnerMessage};
 pub use parse::Rejected;
 #[cfg(feature = "schema")]

@@ -11,6 +11,7 @@ use crate::command::CommandType;
 use crate::decode::{fields, words};
 use crate::encode::{Encode, Json, shown};
 use crate::error::{ErrorClass, ErrorCode};
+use crate::limits::{ResourceLimits, Usage};
 use crate::map::Map;
 pub use crate::map::Strings;
 use crate::text::{Encoding, Stream};
@@ -167,6 +168,12 @@ pub struct CommandMessage {
     /// [`SEQUENCE_LIMIT`] bytes.
     #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
     pub sequence: String,
+    /// Limits of every program that the command runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<ResourceLimits>,
+    /// Say at the end what the programs took; `limits` ask for that too.
+    #[serde(default, skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
+    pub usage: bool,
 }
 
 /// Bytes that the name of a sequence may have.
@@ -293,10 +300,13 @@ pub struct Done<R = Box<RawValue>> {
     /// `idempotent_replay: "true"` where nothing was run.
     #[serde(default, skip_serializing_if = "Strings::is_empty", deserialize_with = "null_is_default")]
     pub metadata: Strings,
+    /// What its programs took, where that was asked for by `usage` or `limits`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
 }
 
 /// ERROR: a command failed, or (without `command_id`) a frame was refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorFrame {
     /// Which command; empty for the session itself.
@@ -318,9 +328,12 @@ pub struct ErrorFrame {
     /// For retry policy; absent from a reference runner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<ErrorClass>,
+    /// What its programs took, where that was asked for by `usage` or `limits`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
 }
 
-shown!(ErrorFrame: [command_id] code message [details] retryable [retry_after class]);
+shown!(ErrorFrame: [command_id] code message [details] retryable [retry_after class usage]);
 
 impl ErrorFrame {
     /// An error with the class and retry advice of its code.
@@ -334,6 +347,7 @@ impl ErrorFrame {
             code,
             message,
             details: Strings::new(),
+            usage: None,
         }
     }
 }
@@ -546,7 +560,7 @@ messages! {
 messages! {
     /// What a controller sends.
     ControllerMessage {
-        Command(CommandMessage) = "CMD",
+        Command(Box<CommandMessage>) = "CMD",
         Input(Input) = "INPUT",
         Credit(Credit) = "CREDIT",
         Cancel(Cancel) = "CANCEL",

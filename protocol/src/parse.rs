@@ -9,6 +9,7 @@ use crate::command::CommandType;
 use crate::decode::{Invalid, Slot, decode, fields, read};
 use crate::describe::describe;
 use crate::error::ErrorCode;
+use crate::limits::ResourceLimits;
 use crate::map::Strings;
 use crate::message::{Become, CommandMessage, ControllerMessage, RunnerMessage};
 use crate::time::is_rfc3339;
@@ -98,7 +99,7 @@ impl ControllerMessage {
         let data = envelope.data.map_or("{}", RawValue::get);
         let message = match envelope.kind.as_str() {
             "CMD" if envelope.data.is_none() => return Err(Rejected::invalid("CMD without data".into())),
-            "CMD" => return parse_command(data).map(Self::Command),
+            "CMD" => return parse_command(data).map(|command| Self::Command(Box::new(command))),
             "INPUT" => decode(data).map(Self::Input),
             "CREDIT" => decode(data).map(Self::Credit),
             "CANCEL" => decode(data).map(Self::Cancel),
@@ -138,12 +139,14 @@ pub(crate) struct CommandDraft<'a> {
     r#become: Option<Become>,
     window: Option<u64>,
     sequence: String,
+    limits: Option<ResourceLimits>,
+    usage: bool,
 }
 
 fields!(CommandDraft<'a> {
     ;
     id, kind = "type", timeout, params, idempotency_key, signature, metadata, check, diff, r#become = "become", window,
-    sequence
+    sequence, limits, usage
 });
 
 /// Parameters as they stand in the frame; null, which the reference accepts, is not absent.
@@ -192,5 +195,7 @@ fn parse_command(data: &str) -> Result<CommandMessage, Rejected> {
         r#become: draft.r#become,
         window: draft.window,
         sequence: draft.sequence,
+        limits: draft.limits,
+        usage: draft.usage,
     })
 }

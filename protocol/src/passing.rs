@@ -4,6 +4,7 @@ use serde_json::value::RawValue;
 
 use crate::decode::{Invalid, decode, fields, members};
 use crate::encode::shown;
+use crate::limits::ResourceLimits;
 use crate::map::Strings;
 use crate::value::Secret;
 
@@ -139,9 +140,11 @@ pub struct Forwarded<'a> {
     pub check: bool,
     pub diff: bool,
     pub window: Option<u64>,
+    pub limits: Option<ResourceLimits>,
+    pub usage: bool,
 }
 
-shown!(Forwarded<'a>: id r#type timeout params check diff [window]);
+shown!(Forwarded<'a>: id r#type timeout params check diff [window limits usage]);
 
 #[cfg(test)]
 mod tests {

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use sortie_protocol::ErrorCode;
 use sortie_protocol::message::{CommandMessage, Done, Strings};
+use sortie_protocol::{ErrorCode, encode};
 
 use crate::failure::Failure;
 
@@ -41,6 +41,10 @@ impl Identity {
         if let Some(whom) = &command.r#become {
             hash.update(whom.user.as_bytes());
             hash.update([0, whom.method as u8]);
+        }
+        if let Some(limits) = &command.limits {
+            hash.update(encode(limits));
+            hash.update([0]);
         }
         hash.update(command.params.get());
         Some(Self { key: command.idempotency_key.clone(), digest: hash.finalize().into() })
@@ -114,7 +118,7 @@ impl Idempotency {
                 let mut metadata = Strings::new();
                 metadata.insert("idempotent_replay".to_owned(), "true".to_owned());
                 let (result, duration) = (result.clone(), *duration);
-                Verdict::Replay(Done { command_id: id.to_owned(), result, duration, metadata })
+                Verdict::Replay(Done { command_id: id.to_owned(), result, duration, metadata, usage: None })
             }
         }
     }

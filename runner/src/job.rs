@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use sortie_protocol::message::CommandMessage;
-use sortie_protocol::{Decode, ErrorCode, command, decode};
+use sortie_protocol::{Decode, ErrorCode, Usage, command, decode};
 
 use crate::failure::Failure;
 use crate::idempotency::Identity;
@@ -62,6 +62,8 @@ struct State {
     input_credit: u64,
     /// Bytes of output that may still be sent; none without a window.
     output_credit: Option<u64>,
+    /// What its programs took so far, where somebody asked for that.
+    usage: Option<Usage>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +145,7 @@ impl Job {
             params: Some(params),
             input_credit: STDIN_WINDOW,
             output_credit: command.window,
+            usage: (command.usage || command.limits.is_some()).then(Usage::default),
             ..State::default()
         };
         Ok(Self {
@@ -255,6 +258,16 @@ impl Job {
         }
         state.critical += 1;
         Ok(Critical(self))
+    }
+
+    /// Tells what its programs took; none unless that was asked for.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        self.lock().usage.clone()
+    }
+
+    /// Changes what is known of that, which is to be told from now on.
+    pub(crate) fn account(&self, change: &dyn Fn(&mut Usage)) {
+        change(self.lock().usage.get_or_insert_default());
     }
 
     /// Makes the keeper known, so that [`Self::end`] reaches it.

@@ -14,6 +14,7 @@ mod guardian;
 mod hop;
 mod idempotency;
 mod job;
+mod limits;
 mod locks;
 mod options;
 mod output;

@@ -17,6 +17,8 @@ use sortie_protocol::{ErrorCode, Stream};
 
 use crate::failure::Failure;
 use crate::job::Job;
+use crate::limits;
+use crate::sys::bounds::Rusage;
 use crate::sys::fd::{self, Waiting};
 use crate::sys::file;
 use crate::sys::keeper::{DEFAULT_GRACE, Keeper, Leader, Report, StartStep, Stdio};
@@ -69,9 +71,9 @@ pub(crate) struct Ended {
 impl Ended {
     /// From a status of wait(2).
     fn new(keeper: &Keeper, status: i32, duration: Duration, left_running: u32) -> Self {
-        let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
+        let (exit_code, signal) = how_it_ended(status);
         Self {
-            exit_code: signal.map_or_else(|| libc::WEXITSTATUS(status), |number| 128 + number),
+            exit_code,
             signal: signal.map(signal_name),
             duration,
             stdout_open: false,
@@ -79,6 +81,18 @@ impl Ended {
             containment: keeper.containment(),
         }
     }
+}
+
+/// Exit code, 128 + n after signal n, and that signal, of a status of wait(2).
+fn how_it_ended(status: i32) -> (i32, Option<i32>) {
+    let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
+    (signal.map_or_else(|| libc::WEXITSTATUS(status), |number| 128 + number), signal)
+}
+
+fn start(leader: &Leader, stdio: Stdio) -> Result<Arc<Keeper>, Failure> {
+    let keeper = Keeper::start(leader, stdio);
+    let what = "cannot fork, or limit what is forked";
+    keeper.map(Arc::new).map_err(|error| Failure::io(what, &error))
 }
 
 /// A string as programs take it; `field` is named in the error.
@@ -132,8 +146,7 @@ pub(crate) fn run(
     };
     let stdio = Stdio { stdin: stdin_read, stdout: stdout_write, stderr: stderr_write };
     let started = Instant::now();
-    let keeper = Keeper::start(leader, stdio).map_err(|error| Failure::io("cannot fork", &error))?;
-    let keeper = Arc::new(keeper);
+    let keeper = start(leader, stdio)?;
     job.set_keeper(&keeper);
     let mut pump = Pump {
         job,
@@ -152,10 +165,15 @@ pub(crate) fn run(
         keeper_gone: false,
         kill_leftovers,
         ended: false,
+        took: Rusage::default(),
+        cpu: leader.bounds.cpu_seconds.map(|seconds| CpuWatch { seconds, look: started, over: false }),
     };
     let result = pump.run(leader);
     let (exit, stdout_open, left_running) =
         (pump.exit, pump.outputs.iter().any(|o| o.1.is_some()), pump.left_running);
+    let (took, overrun) = (pump.took, pump.cpu.is_some_and(|watch| watch.over));
+    let exit_code = exit.map_or(0, |(status, _)| how_it_ended(status).0);
+    limits::account(job, &keeper, &leader.bounds, &took, exit_code, overrun);
     job.keeper_done();
     result?;
     job.go_on()?;
@@ -168,8 +186,11 @@ pub(crate) fn run(
     Ok(Ended { stdout_open, ..Ended::new(&keeper, status, at - started, left_running) })
 }
 
-/// How often a critical program's output is looked at.
+/// How often a critical program's output, or the processor time of a limited one, is looked at, at the most.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How long the latter is not looked at, at the most: many processors may work at once.
+const MOST_CPU_LOOK: Duration = Duration::from_secs(1);
 
 /// How long a critical section is protected from an ending that was asked for.
 const CRITICAL_CAP: Duration = Duration::from_secs(30 * 60);
@@ -194,9 +215,9 @@ pub(crate) fn run_critical(
         stderr: copy(&files[1])?,
     };
     let started = Instant::now();
-    let keeper = Keeper::start(leader, stdio).map_err(|error| Failure::io("cannot fork", &error))?;
-    let keeper = Arc::new(keeper);
+    let keeper = start(leader, stdio)?;
     job.set_keeper(&keeper);
+    let mut took = Rusage::default();
     let mut read = [0; 2];
     let mut read_all = |take: &mut dyn FnMut(Stream, &[u8])| {
         let mut buffer = vec![0; CHUNK];
@@ -233,13 +254,17 @@ pub(crate) fn run_critical(
                 if !alone {
                     keeper.release();
                     while let Some(report) = keeper.report() {
-                        if let Report::Released { count } = report {
-                            left_running = count;
+                        match report {
+                            Report::Released { count } => left_running = count,
+                            Report::Took { which, amount } => note(&mut took, which, amount),
+                            _ => {}
                         }
                     }
                 }
+                limits::account(job, &keeper, &leader.bounds, &took, how_it_ended(status).0, false);
                 break Ok(Ended::new(&keeper, status, duration, left_running));
             }
+            Some(Report::Took { which, amount }) => note(&mut took, which, amount),
             Some(_) => {}
             None => {
                 break Err(Failure::new(
@@ -251,6 +276,12 @@ pub(crate) fn run_critical(
     };
     job.keeper_done();
     result
+}
+
+fn note(took: &mut Rusage, which: usize, amount: u64) {
+    if let Some(place) = took.get_mut(which) {
+        *place = amount;
+    }
 }
 
 /// The name of a signal as signal(7) has it; real-time ones have only a number.
@@ -281,6 +312,16 @@ struct Pump<'a> {
     kill_leftovers: bool,
     /// The keeper said what became of the tree.
     ended: bool,
+    took: Rusage,
+    cpu: Option<CpuWatch>,
+}
+
+/// Sees to it that a tree does not take more processor time than it may, where its leaf tells.
+struct CpuWatch {
+    seconds: u64,
+    /// When to look again.
+    look: Instant,
+    over: bool,
 }
 
 /// What is still read after the program exited.
@@ -294,6 +335,7 @@ struct Drain {
 impl Pump<'_> {
     fn run(&mut self, leader: &Leader) -> Result<(), Failure> {
         loop {
+            self.watch_cpu();
             self.refill_stdin();
             if self.is_over() {
                 return Ok(());
@@ -316,6 +358,22 @@ impl Pump<'_> {
             if self.consumer.patience().is_some_and(|at| at <= Instant::now()) {
                 self.consumer.quiet();
             }
+        }
+    }
+
+    /// Ends a tree that took all of its processor time.
+    fn watch_cpu(&mut self) {
+        let Some(watch) = &mut self.cpu else { return };
+        let now = Instant::now();
+        if now < watch.look || watch.over {
+            return;
+        }
+        let Some(micros) = limits::cpu_so_far(self.keeper) else { return self.cpu = None };
+        let left = watch.seconds.saturating_mul(1_000_000).saturating_sub(micros);
+        watch.look = now + Duration::from_micros(left).clamp(LOOK, MOST_CPU_LOOK);
+        if left == 0 {
+            watch.over = true;
+            self.keeper.end(Duration::ZERO);
         }
     }
 
@@ -382,8 +440,12 @@ impl Pump<'_> {
             .stdin
             .as_ref()
             .map(|fd| if pending { waiting.writable(fd.as_fd()) } else { waiting.hangup(fd.as_fd()) });
-        let deadlines =
-            [self.consumer.patience(), self.drain.as_ref().filter(|_| !self.owes_output()).map(|d| d.until)];
+        let look = self.cpu.as_ref().filter(|watch| !watch.over).map(|watch| watch.look);
+        let deadlines = [
+            look,
+            self.consumer.patience(),
+            self.drain.as_ref().filter(|_| !self.owes_output()).map(|d| d.until),
+        ];
         // Past the drain's end only the keeper is waited for.
         let now = Instant::now();
         let next = deadlines.into_iter().flatten().filter(|at| *at > now || !self.released).min();
@@ -412,6 +474,10 @@ impl Pump<'_> {
                 self.drain = Some(Drain { owed, until: now + LEAK_TIMEOUT });
                 // Nobody is left to read it for certain.
                 self.stdin = None;
+                Ok(())
+            }
+            Some(Report::Took { which, amount }) => {
+                note(&mut self.took, which, amount);
                 Ok(())
             }
             Some(Report::Ended { left }) => {

@@ -418,7 +418,7 @@ impl Server {
                 self.sequences.failed(&rejected.sequence, &rejected.command_id, self.next_serial);
                 self.refuse(&rejected.command_id, Failure::new(rejected.code, rejected.message));
             }
-            Ok(ControllerMessage::Command(command)) => self.accept(command),
+            Ok(ControllerMessage::Command(command)) => self.accept(*command),
             Ok(ControllerMessage::Input(input)) => self.on_input(input),
             Ok(ControllerMessage::Credit(credit)) => self.on_credit(&credit),
             Ok(ControllerMessage::Cancel(cancel)) => self.on_cancel(&cancel),
@@ -666,7 +666,7 @@ impl Server {
 fn ready(options: &Options, guardian: i32) -> io::Result<Ready> {
     let names = command::SUPPORTED.iter().flat_map(|kind| [kind.name(), kind.dotted_name()]);
     let mut capabilities = Map::new();
-    for name in names.chain(["become", "sequence"]) {
+    for name in names.chain(["become", "limits", "sequence"]) {
         capabilities.insert(name.to_owned(), true);
     }
     let mut metadata = Strings::new();

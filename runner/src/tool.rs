@@ -12,6 +12,7 @@ use sortie_protocol::{ErrorCode, Stream};
 
 use crate::command::Context;
 use crate::failure::Failure;
+use crate::limits;
 use crate::pool::Capture;
 use crate::process::{self, Consumer, Ended, Input};
 use crate::sys::host;
@@ -84,7 +85,7 @@ impl Tool {
     pub(crate) fn run_lines(mut self, context: &Context, take: TakeLine<'_>) -> Result<Ran, Failure> {
         let mut said = Said::new(context, take);
         said.waiting = self.waiting.take().map(|message| (message, Instant::now() + TELL));
-        let ended = process::run(&context.job, &self.leader(false)?, Input::Null, false, &mut said)?;
+        let ended = process::run(&context.job, &self.leader(context, false)?, Input::Null, false, &mut said)?;
         Ok(said.ran(&ended))
     }
 
@@ -92,13 +93,14 @@ impl Tool {
     /// loss of the peer or death of the runner; what was asked for meanwhile takes effect afterwards.
     pub(crate) fn critical(self, context: &Context, take: TakeLine<'_>) -> Result<Ran, Failure> {
         let mut said = Said::new(context, take);
-        let ended = process::run_critical(&context.job, &self.leader(true)?, &mut |stream, bytes| {
-            said.take(stream, bytes);
-        })?;
+        let ended =
+            process::run_critical(&context.job, &self.leader(context, true)?, &mut |stream, bytes| {
+                said.take(stream, bytes);
+            })?;
         Ok(said.ran(&ended))
     }
 
-    fn leader(&self, critical: bool) -> Result<Leader, Failure> {
+    fn leader(&self, context: &Context, critical: bool) -> Result<Leader, Failure> {
         let path = search_path();
         let candidates = process::candidates(self.program.as_bytes(), &path)?;
         let text = |text: &str| process::c_string("argument", text.as_bytes().to_vec());
@@ -120,7 +122,8 @@ impl Tool {
         for (name, value) in &self.env {
             env.push(text(&format!("{name}={value}"))?);
         }
-        Ok(Leader { candidates, argv, env: Some(env), critical, ..Leader::default() })
+        let bounds = limits::bounds(&context.job, None, critical)?;
+        Ok(Leader { candidates, argv, env: Some(env), bounds, critical, ..Leader::default() })
     }
 }
 

@@ -19,7 +19,9 @@ fn normalised(value: &mut Value) {
             for (name, value) in fields {
                 let fixed: Value = match name.as_str() {
                     "timestamp" | "mtime" => "2024-01-01T00:00:00Z".into(),
-                    "duration" => 0.001.into(),
+                    "duration" | "cpu_user_seconds" | "cpu_system_seconds" => 0.001.into(),
+                    "memory_peak_bytes" | "read_bytes" | "written_bytes" => 4096.into(),
+                    "measured_by" => serde_json::json!({"cpu": "rusage", "memory": "rusage", "io": "rusage"}),
                     "pid" => 4242.into(),
                     "session" | "nonce" => "0123456789abcdef0123456789abcdef".into(),
                     "sha256" => "…".into(),

@@ -54,7 +54,7 @@ async fn row_1_ready_comes_first_and_names_the_commands_that_work() -> Result<()
         assert!(ready[key].as_str().is_some_and(|text| !text.is_empty()), "{key}");
     }
     let works = CommandType::ALL.iter().flat_map(|kind| [kind.name(), kind.dotted_name()]);
-    let works = works.chain(["become", "sequence"]);
+    let works = works.chain(["become", "limits", "sequence"]);
     let works: serde_json::Map<String, Value> = works.map(|name| (name.to_owned(), true.into())).collect();
     assert_eq!(ready["capabilities"], Value::Object(works));
     let sum = std::process::Command::new("sha256sum").arg(sortie_tests::runner::binary()?).output()?;

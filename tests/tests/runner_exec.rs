@@ -271,9 +271,6 @@ async fn what_this_runner_cannot_do_is_unsupported_and_runs_nothing() -> Result<
     let mut session = Session::start(&["--concurrency", "2"]).await?;
     let dir = Dir::new()?;
     let run = json!({"command": format!("touch {}", dir.text("ran"))});
-    let params = |more: Value| with(json!({"data": run}), more)["data"].take();
-    let params = params(json!({"limits": {"memory_bytes": 1_000_000}}));
-    session.error("UNSUPPORTED", "exec", params).await?;
     for r#become in [
         json!({"user": "-u root", "method": "sudo", "password": "hunter2"}),
         json!({"user": "", "method": "su", "password": "hunter2"}),

@@ -3,10 +3,10 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
-use sortie_client::protocol::Stream;
 use sortie_client::protocol::command::file_stat::FileStatResult;
 use sortie_client::protocol::command::pkg_ensure::PackageVersions;
-use sortie_client::protocol::message::{Level, Progress};
+use sortie_client::protocol::message::{Level, Progress, Strings};
+use sortie_client::protocol::{Stream, Usage};
 
 use super::{Begun, Check, Done, Event, Failure, output_bytes};
 use crate::terminal::{Harmless, harmless};
@@ -107,6 +107,10 @@ impl Human {
             }
             Event::Check(check) => self.check(&check, page),
             Event::Done { host, result, .. } => self.done(&host, result, page),
+            Event::Usage { host, usage } => {
+                self.end_lines(&host, page);
+                took(&host, &usage, page);
+            }
             Event::Error(failure) => {
                 self.end_lines(&failure.host, page);
                 failed(&failure, page);
@@ -346,6 +350,42 @@ fn described(found: FileStatResult) -> String {
     let target = found.target.map_or_else(String::new, |target| format!(" -> {target}"));
     let checksum = found.checksum.map_or_else(String::new, |digest| format!(", sha256 {digest}"));
     format!("{}{target}{size}, {} {owner}:{group}, {}{checksum}", found.kind, found.mode, found.mtime)
+}
+
+/// What programs took, and what limits had to do with it. Names and means are words of the runner's own.
+fn took(host: &str, usage: &Usage, page: &mut Page<'_>) {
+    let word = |text: &str| {
+        let text = text.trim_end_matches("_bytes").trim_end_matches("_percent");
+        String::from_utf8_lossy(&harmless(text.as_bytes())).into_owned()
+    };
+    let list = |means: &Strings| -> String {
+        let pairs: Vec<_> =
+            means.iter().map(|(what, means)| format!("{} by {}", word(what), word(means))).collect();
+        pairs.join(", ")
+    };
+    if !usage.measured_by.is_empty() {
+        let (user, system) = (usage.cpu_user_seconds, usage.cpu_system_seconds);
+        let text = format!(
+            "took {:.3} s of cpu ({user:.3} user, {system:.3} system), {} of memory at most, {} read, {} written ({})",
+            user + system,
+            size(usage.memory_peak_bytes),
+            size(usage.read_bytes),
+            size(usage.written_bytes),
+            list(&usage.measured_by)
+        );
+        page.tell("0", host, &text);
+    }
+    if !usage.limited_by.is_empty() {
+        page.tell("0", host, &format!("limited: {}", list(&usage.limited_by)));
+    }
+    if !usage.exempt.is_empty() {
+        let names: Vec<_> = usage.exempt.iter().map(|name| word(name)).collect();
+        let text = format!("what must not end half way ran without its limits of {}", names.join(", "));
+        page.tell("33", host, &text);
+    }
+    if let Some(limit) = &usage.limit {
+        page.tell("31", host, &format!("it ran into its limit of {}", word(limit)));
+    }
 }
 
 /// Bytes in words.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use sortie_protocol::message::{Become, CommandMessage, Exit, Ready, Shutdown, Strings};
-use sortie_protocol::{CommandSpec, ControllerMessage, ErrorCode, FRAME_LIMIT};
+use sortie_protocol::{CommandSpec, ControllerMessage, ErrorCode, FRAME_LIMIT, ResourceLimits};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -51,6 +51,10 @@ pub struct CommandOptions {
     pub r#become: Option<Become>,
     /// Free for the caller.
     pub metadata: Strings,
+    /// Limits of every program that the command runs; they ask for `usage` too.
+    pub limits: Option<ResourceLimits>,
+    /// Have DONE or ERROR say what the programs took.
+    pub usage: bool,
 }
 
 impl Default for CommandOptions {
@@ -64,6 +68,8 @@ impl Default for CommandOptions {
             sequence: String::new(),
             r#become: None,
             metadata: Strings::new(),
+            limits: None,
+            usage: false,
         }
     }
 }
@@ -353,6 +359,8 @@ fn message<C: CommandSpec>(
         r#become: options.r#become,
         window: Some(window),
         sequence: options.sequence,
+        limits: options.limits,
+        usage: options.usage,
     };
     if message.timeout == 0 {
         return Err(config("a timeout must be at least a second".into()));
@@ -373,7 +381,7 @@ fn wants_input(params: &RawValue) -> bool {
 }
 
 fn encode(shared: &Shared, message: &CommandMessage) -> Result<Bytes, Error> {
-    let line = shared.encode(&ControllerMessage::Command(message.clone()));
+    let line = shared.encode(&ControllerMessage::Command(Box::new(message.clone())));
     if line.len() > FRAME_LIMIT {
         return Err(Error::Config {
             host: shared.host.clone(),

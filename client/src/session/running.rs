@@ -130,8 +130,8 @@ impl<R: DeserializeOwned> Running<Typed<R>> {
             command_id: self.id.clone(),
             reason: error.to_string(),
         })?;
-        let Done { command_id, duration, metadata, .. } = *done;
-        Ok(Done { command_id, result, duration, metadata })
+        let Done { command_id, duration, metadata, usage, .. } = *done;
+        Ok(Done { command_id, result, duration, metadata, usage })
     }
 }
 

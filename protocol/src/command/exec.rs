@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decode::{fields, words};
 use crate::encode::shown;
+use crate::limits::ResourceLimits;
 use crate::map::Strings;
 use crate::text::Encoding;
 use crate::value::{Mode, Secret, empty_is_none, is_default, null_is_default};
@@ -73,9 +74,9 @@ pub struct Exec {
     /// End what is left of the process tree once the program has exited, instead of releasing it.
     #[serde(skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
     pub kill_leftovers: bool,
-    /// Limits of the program and its descendants.
+    /// Limits of the program and its descendants; means the same as `limits` of CMD, and not together with it.
     #[serde(skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
-    pub limits: ExecLimits,
+    pub limits: ResourceLimits,
     /// PR_SET_NO_NEW_PRIVS of prctl(2): setuid programs give no rights.
     #[serde(skip_serializing_if = "is_default", deserialize_with = "null_is_default")]
     pub no_new_privs: bool,
@@ -104,30 +105,6 @@ pub enum From {
 }
 
 words!(From { Input = "input" });
-
-/// Limits of a program. What is absent is not limited further than the login is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(default)]
-pub struct ExecLimits {
-    /// Added to the nice value, -20 to 19; below 0 needs privilege.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub nice: Option<i32>,
-    /// Seconds of processor time of each process (RLIMIT_CPU).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu_seconds: Option<u64>,
-    /// Bytes of memory of the whole tree; by cgroup only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_bytes: Option<u64>,
-    /// Processes of the user (RLIMIT_NPROC).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub processes: Option<u64>,
-    /// Open files of each process (RLIMIT_NOFILE).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub open_files: Option<u64>,
-}
-
-fields!(ExecLimits { ; nice, cpu_seconds, memory_bytes, processes, open_files });
 
 /// Result of `exec`. A program that ran is DONE, whatever its exit code.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

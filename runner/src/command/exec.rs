@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use sortie_protocol::command::exec::{Exec, ExecResult};
 use sortie_protocol::message::Strings;
-use sortie_protocol::{FRAME_LIMIT, Stream, text};
+use sortie_protocol::{FRAME_LIMIT, ResourceLimits, Stream, text};
 
 use super::Context;
 use crate::failure::Failure;
 use crate::job;
+use crate::limits;
 use crate::pool::{Capture, Captured, MOST_CAPTURED, Pool, incomplete_end};
 use crate::process::{self, Consumer, Input, c_string};
-use crate::sys::keeper::{Leader, Limit};
+use crate::sys::keeper::Leader;
 
 /// Most bytes of output in one EVENT.
 const MOST_IN_EVENT: usize = 64 * 1024;
@@ -30,7 +31,7 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 pub(super) fn run(context: &Context) -> Result<ExecResult, Failure> {
     let mut params: Exec = job::parse(&context.job.take_params())?;
-    let leader = leader(&params)?;
+    let leader = leader(context, &mut params)?;
     let input = input(&mut params)?;
     if context.job.command.check || !wanted(&params)? {
         return Ok(ExecResult { skipped: true, ..ExecResult::default() });
@@ -74,12 +75,15 @@ pub(super) fn run(context: &Context) -> Result<ExecResult, Failure> {
 }
 
 /// Checks every parameter and prepares what the keeper starts.
-fn leader(params: &Exec) -> Result<Leader, Failure> {
-    if params.limits.memory_bytes.is_some() {
-        return Err(Failure::unsupported(
-            "limits.memory_bytes: this runner does not limit memory; nothing was run",
-        ));
+fn leader(context: &Context, params: &mut Exec) -> Result<Leader, Failure> {
+    let own = std::mem::take(&mut params.limits);
+    let own = Some(own).filter(|own| *own != ResourceLimits::default());
+    if own.is_some() && context.job.command.limits.is_some() {
+        return Err(Failure::params("limits: of the command or among its params, not both"));
     }
+    let mut bounds = limits::bounds(&context.job, own.as_ref(), false)?;
+    bounds.no_new_privs |= params.no_new_privs;
+    let params = &*params;
     let argv = argv(params)?;
     let env = environment(params)?;
     let program = argv.first().map(CString::as_bytes).unwrap_or_default();
@@ -88,11 +92,6 @@ fn leader(params: &Exec) -> Result<Leader, Failure> {
         None => std::env::var_os("PATH"),
     };
     let candidates = process::candidates(program, path.as_deref().unwrap_or(OsStr::new(DEFAULT_PATH)))?;
-    let limits = [
-        (Limit::Cpu, params.limits.cpu_seconds),
-        (Limit::Processes, params.limits.processes),
-        (Limit::OpenFiles, params.limits.open_files),
-    ];
     if let Some(mask) = params.umask
         && mask.bits() > 0o777
     {
@@ -108,9 +107,7 @@ fn leader(params: &Exec) -> Result<Leader, Failure> {
             .map(|d| c_string("work_dir", d.as_bytes().to_vec()))
             .transpose()?,
         umask: params.umask.map(sortie_protocol::Mode::bits),
-        nice: params.limits.nice,
-        limits: limits.into_iter().filter_map(|(resource, value)| Some((resource, value?))).collect(),
-        no_new_privs: params.no_new_privs,
+        bounds,
         terminal: None,
         critical: false,
     })

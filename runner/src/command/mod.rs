@@ -12,6 +12,7 @@ use sortie_protocol::{CommandType, Encode, RunnerMessage, Stream, encode};
 use crate::failure::Failure;
 use crate::idempotency::{Outcome, keeps};
 use crate::job::Job;
+use crate::limits;
 use crate::locks::{Held, Locks, Resource};
 use crate::output::{Output, lock, now};
 use crate::pool::{Pool, Share};
@@ -33,6 +34,10 @@ macro_rules! handlers {
 
         /// Runs the command and answers it; how it ended, for those with an idempotency key.
         pub(crate) fn run(context: &Context) -> Outcome {
+            // Also where in the end no program is run: what is asked for is to be possible.
+            if let Err(failure) = limits::bounds(&context.job, None, false) {
+                return context.fail(failure);
+            }
             match context.job.command.kind {
                 $(CommandType::$kind => context.finish($module::run(context).map(|result| Box::new(result) as Box<dyn Encode>)),)*
                 other => context.fail(Failure::unsupported(format!("this runner has no {}", other.name()))),
@@ -150,15 +155,16 @@ impl Context {
         self.job.settle(true);
         let command_id = self.job.command.id.clone();
         let duration = self.started.elapsed().as_secs_f64();
+        let usage = self.job.usage();
         if self.job.identity.is_none() {
-            let done = Done { command_id, result: &*result, duration, metadata: Strings::new() };
+            let done = Done { command_id, result: &*result, duration, metadata: Strings::new(), usage };
             self.output.send_bulk("DONE", &done, &|| true);
             return Outcome::Failed;
         }
         // What is written is UTF-8 and JSON.
         let text = String::from_utf8(encode(&*result)).unwrap_or_default();
         let result = RawValue::from_string(text).unwrap_or_default();
-        let done = Done { command_id, result, duration, metadata: Strings::new() };
+        let done = Done { command_id, result, duration, metadata: Strings::new(), usage };
         self.output.send_bulk("DONE", &done, &|| true);
         if keeps(done.result.get().len()) { Outcome::Done(duration, done.result) } else { Outcome::TooLarge }
     }
@@ -166,7 +172,13 @@ impl Context {
     /// Answers the command with an ERROR.
     pub(crate) fn fail(&self, failure: Failure) -> Outcome {
         if self.job.take_reply() {
-            self.output.send_bulk("ERROR", &failure.frame(&self.job.command.id), &|| true);
+            let mut frame = failure.frame(&self.job.command.id);
+            frame.usage = self.job.usage().filter(|usage| !usage.measured_by.is_empty());
+            if let Some(limit) = frame.usage.as_ref().and_then(|usage| usage.limit.as_ref()) {
+                frame.message.push_str("; one of its programs ran into limits.");
+                frame.message.push_str(limit);
+            }
+            self.output.send_bulk("ERROR", &frame, &|| true);
         }
         Outcome::Failed
     }

@@ -383,6 +383,8 @@ impl Hop {
             check: command.check,
             diff: command.diff,
             window: command.window,
+            limits: command.limits.clone(),
+            usage: command.usage,
         };
         job.set_forwarded();
         if self.send("CMD", &forwarded) {

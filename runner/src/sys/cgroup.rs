@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libc::{c_char, pid_t};
 
@@ -29,6 +29,9 @@ const CRITICAL: &str = "/critical-";
 
 /// How often a tree is moved before those that fork faster are left where they are.
 const ROUNDS: usize = 64;
+
+/// How long a scope is waited for at a time by who needs one.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What is known of the session's scope.
 enum State {
@@ -56,6 +59,8 @@ struct Scope {
     /// Number and kind of leaves that are not empty yet, or must not be used again.
     spent: Vec<(u32, bool)>,
     made: u32,
+    /// Controllers that are on for the leaves.
+    enabled: Vec<String>,
 }
 
 /// A leaf as the file system has it.
@@ -78,6 +83,8 @@ pub(crate) struct Leaf {
     /// Somebody may have used `cgroup.kill`. After that whatever is cloned into the cgroup may be killed as well (seen on
     /// Linux 6.18, which compares the number of kills with that of the cloning process's own cgroup).
     killed: AtomicBool,
+    /// It has limits of its own and has counted: for nobody else.
+    own: bool,
 }
 
 /// Whether there is systemd on a unified hierarchy, and a kernel that can kill a cgroup (Linux 5.14).
@@ -127,11 +134,53 @@ pub(crate) fn adopt(unit: &str, guardian: pid_t) -> bool {
 
 /// A leaf for a command that begins; none where there is no scope.
 pub(crate) fn leaf(critical: bool) -> Option<Leaf> {
+    in_scope(&mut |scope| scope.leaf(critical))
+}
+
+/// A leaf that no other command has had, with these values in its files; none where there is no scope. A file that this
+/// kernel does not have is passed over.
+pub(crate) fn own_leaf(critical: bool, values: &[(&str, String)]) -> io::Result<Option<Leaf>> {
+    let leaf = in_scope(&mut |scope| {
+        // For what they count; a limit that needs one asked for it before.
+        let _ = (scope.enable("memory"), scope.enable("io"));
+        let files = scope.new_leaf(critical)?;
+        Some(Leaf { files: Some(files), killed: AtomicBool::new(false), own: true })
+    });
+    if let Some(files) = leaf.as_ref().and_then(|leaf| leaf.files.as_ref()) {
+        for (file, value) in values {
+            match fs::write(format!("{}/{file}", files.path), value) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(leaf)
+}
+
+/// Whether leaves have this file, such as `memory.max`, its controller turned on if need be. None while there may be a scope
+/// soon; that is waited for a little.
+pub(crate) fn has(file: &str) -> Option<bool> {
+    let mut state = lock(&STATE);
+    match &mut *state {
+        State::Off => Some(false),
+        State::On(scope) => {
+            let controller = file.split('.').next().unwrap_or(file);
+            Some(scope.enable(controller) && fs::metadata(format!("{}{RUNNER}/{file}", scope.path)).is_ok())
+        }
+        State::Asked(_) => {
+            drop(SETTLED.wait_timeout(state, LOOK));
+            None
+        }
+    }
+}
+
+/// Does something with the scope as soon as there is one; not where there is none.
+fn in_scope(take: &mut dyn FnMut(&mut Scope) -> Option<Leaf>) -> Option<Leaf> {
     let mut state = lock(&STATE);
     loop {
         match &mut *state {
             State::Off => return None,
-            State::On(scope) => return scope.leaf(critical),
+            State::On(scope) => return take(scope),
             State::Asked(until) => {
                 let wait = until.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero())?;
                 state =
@@ -172,7 +221,7 @@ impl Scope {
         let runner = format!("{path}{RUNNER}");
         make(&runner)?;
         let home = CString::new(runner + "/cgroup.procs").ok()?;
-        Some(Self { path, home, free: Vec::new(), spent: Vec::new(), made: 0 })
+        Some(Self { path, home, free: Vec::new(), spent: Vec::new(), made: 0, enabled: Vec::new() })
     }
 
     fn leaf(&mut self, critical: bool) -> Option<Leaf> {
@@ -181,7 +230,7 @@ impl Scope {
             Some(at) => self.free.swap_remove(at),
             None => self.new_leaf(critical)?,
         };
-        Some(Leaf { files: Some(files), killed: AtomicBool::new(false) })
+        Some(Leaf { files: Some(files), killed: AtomicBool::new(false), own: false })
     }
 
     fn new_leaf(&mut self, critical: bool) -> Option<Files> {
@@ -209,6 +258,27 @@ impl Scope {
         })
     }
 
+    /// Turns a controller on for the leaves; whether it is. It stays on, at the cost of its counting: so only when asked for.
+    fn enable(&mut self, controller: &str) -> bool {
+        if self.enabled.iter().any(|on| on == controller) {
+            return true;
+        }
+        let file = format!("{}/cgroup.subtree_control", self.path);
+        let mut is_on = fs::write(&file, format!("+{controller}")).is_ok();
+        if !is_on {
+            // Not while a process is in the scope itself (cgroups(7), "no internal processes"): this one before it has moved, or
+            // a keeper that it forked just then.
+            for pid in fs::read_to_string(format!("{}/cgroup.procs", self.path)).unwrap_or_default().lines() {
+                write(self.home.as_ptr(), pid.as_bytes());
+            }
+            is_on = fs::write(&file, format!("+{controller}")).is_ok();
+        }
+        if is_on {
+            self.enabled.push(controller.to_owned());
+        }
+        is_on
+    }
+
     fn path_of(&self, number: u32, critical: bool) -> String {
         format!("{}{}{number}", self.path, if critical { CRITICAL } else { COMMAND })
     }
@@ -218,6 +288,11 @@ impl Leaf {
     /// The directory, for clone3(2).
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.files.as_ref().map(|files| files.directory.as_fd())
+    }
+
+    /// What its file of this name says.
+    pub(super) fn read(&self, name: &str) -> Option<String> {
+        fs::read_to_string(format!("{}/{name}", self.files.as_ref()?.path)).ok()
     }
 
     /// Ends every process in it with SIGKILL.
@@ -240,7 +315,7 @@ impl Drop for Leaf {
         let State::On(scope) = &mut *lock(&STATE) else { return };
         let events = fs::read(format!("{}/cgroup.events", files.path));
         let empty = events.is_ok_and(|text| text.starts_with(b"populated 0"));
-        if empty && !self.killed.load(Ordering::Relaxed) {
+        if empty && !self.own && !self.killed.load(Ordering::Relaxed) {
             scope.free.push(files);
         } else {
             scope.spent.push((files.number, files.critical));
@@ -292,6 +367,11 @@ impl Place {
                 }
             });
         }
+    }
+
+    /// In the child: moves this process into the leaf; whether that went well.
+    pub(super) fn enter(&self) -> bool {
+        write(self.procs, b"0")
     }
 
     pub(super) fn has_leaf(&self) -> bool {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use libc::{c_int, pid_t};
 use nix::errno::Errno;
 
-use super::leader::{Plan, StartStep, exit, start_leader, tell, tell_start_failed};
+use super::leader::{Plan, StartStep, exit, start_leader, tell, tell_start_failed, tell_took};
 use super::{DEFAULT_GRACE, ORDER_RELEASE, RECORD, TELL_ENDED, TELL_EXITED, TELL_RELEASED};
 use crate::sys::tree::Tree;
 
@@ -50,6 +50,7 @@ pub(super) fn keep(plan: &Plan<'_>) -> ! {
         let alone = keep.reap_all();
         if let (Some(status), false) = (keep.leader_status, keep.told) {
             keep.told = true;
+            tell_took(plan);
             tell(plan.status, TELL_EXITED, status, c_int::from(alone));
         }
         if keep.told && (alone || keep.deaf) {
@@ -62,11 +63,13 @@ pub(super) fn keep(plan: &Plan<'_>) -> ! {
             Order::None => {}
             Order::Release => {
                 let count = keep.release();
+                tell_took(plan);
                 tell(plan.status, TELL_RELEASED, c_int::try_from(count).unwrap_or(c_int::MAX), 0);
                 exit(0);
             }
             Order::End(grace) => {
                 let left = keep.end_tree(grace);
+                tell_took(plan);
                 if let (Some(status), false) = (keep.leader_status, keep.told) {
                     tell(plan.status, TELL_EXITED, status, c_int::from(left == 0));
                 }

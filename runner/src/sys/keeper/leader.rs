@@ -10,7 +10,8 @@ use std::sync::atomic::AtomicI32;
 use libc::{c_char, c_int, pid_t};
 use nix::errno::Errno;
 
-use super::{RECORD, TELL_START_FAILED};
+use super::{RECORD, TELL_START_FAILED, TELL_TOOK};
+use crate::sys::bounds::{self, Bounds};
 use crate::sys::cgroup::Place;
 
 /// What to start, with everything allocated beforehand.
@@ -23,22 +24,11 @@ pub(crate) struct Leader {
     pub(crate) env: Option<Vec<CString>>,
     pub(crate) work_dir: Option<CString>,
     pub(crate) umask: Option<u32>,
-    pub(crate) nice: Option<i32>,
-    /// Each with the value for both the soft and the hard limit.
-    pub(crate) limits: Vec<(Limit, u64)>,
-    pub(crate) no_new_privs: bool,
+    pub(crate) bounds: Bounds,
     /// Not to be ended half way: only an order ends it, neither the death of the server nor that of the guardian.
     pub(crate) critical: bool,
     /// Becomes its controlling terminal; its streams stay what they are.
     pub(crate) terminal: Option<OwnedFd>,
-}
-
-/// What setrlimit(2) can limit.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Limit {
-    Cpu,
-    Processes,
-    OpenFiles,
 }
 
 /// Where starting a program failed.
@@ -129,25 +119,7 @@ unsafe fn become_leader(plan: &Plan<'_>, keeper: pid_t) -> ! {
         if let Some(mask) = plan.leader.umask {
             libc::umask(mask as libc::mode_t);
         }
-        if let Some(nice) = plan.leader.nice {
-            // -1 is a valid result, errno alone tells.
-            Errno::clear();
-            if libc::nice(nice) == -1 && Errno::last_raw() != 0 {
-                failed(StartStep::Limits);
-            }
-        }
-        for (resource, value) in &plan.leader.limits {
-            let limit = libc::rlimit { rlim_cur: *value as libc::rlim_t, rlim_max: *value as libc::rlim_t };
-            let resource = match resource {
-                Limit::Cpu => libc::RLIMIT_CPU,
-                Limit::Processes => libc::RLIMIT_NPROC,
-                Limit::OpenFiles => libc::RLIMIT_NOFILE,
-            };
-            if libc::setrlimit(resource, &raw const limit) < 0 {
-                failed(StartStep::Limits);
-            }
-        }
-        if plan.leader.no_new_privs && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 {
+        if !bounds::take_on(&plan.leader.bounds, &plan.place) {
             failed(StartStep::Limits);
         }
         // The server ignores SIGPIPE and blocks the signals it reads; a program expects neither.
@@ -179,6 +151,16 @@ unsafe fn become_leader(plan: &Plan<'_>, keeper: pid_t) -> ! {
 /// Tells the server what the last system call left in errno.
 pub(super) fn tell_start_failed(status: RawFd, step: StartStep) {
     tell(status, TELL_START_FAILED, step as c_int, Errno::last_raw());
+}
+
+/// Tells the server what the tree took so far, where that is asked for.
+pub(super) fn tell_took(plan: &Plan<'_>) {
+    if plan.leader.bounds.measured {
+        bounds::each_rusage(&mut |which, amount| {
+            let (low, high) = (amount as u32, (amount >> 32) as u32);
+            tell(plan.status, TELL_TOOK + which as u32, low as c_int, high as c_int);
+        });
+    }
 }
 
 pub(super) fn tell(status: RawFd, what: u32, a: c_int, b: c_int) {

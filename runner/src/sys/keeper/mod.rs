@@ -25,7 +25,7 @@ mod leader;
 
 use keep::keep;
 use leader::Plan;
-pub(crate) use leader::{Leader, Limit, StartStep};
+pub(crate) use leader::{Leader, StartStep};
 
 /// How long a tree has between SIGTERM and SIGKILL when nobody says otherwise.
 pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(5);
@@ -48,6 +48,8 @@ pub(crate) enum Report {
     Ended { left: u32 },
     /// The tree was released; so many processes live on.
     Released { count: u32 },
+    /// One number of what it took so far, by its place in [`super::bounds::Rusage`].
+    Took { which: usize, amount: u64 },
 }
 
 const START_STEPS: [StartStep; 4] = [StartStep::Fork, StartStep::WorkDir, StartStep::Limits, StartStep::Exec];
@@ -131,6 +133,8 @@ const TELL_START_FAILED: u32 = 1;
 const TELL_EXITED: u32 = 2;
 const TELL_ENDED: u32 = 3;
 const TELL_RELEASED: u32 = 4;
+/// And one more for each further number of [`super::bounds::Rusage`].
+const TELL_TOOK: u32 = 5;
 const ORDER_END: u32 = 1;
 const ORDER_RELEASE: u32 = 2;
 
@@ -145,7 +149,11 @@ impl Keeper {
         let pointers = |strings: &[CString]| -> Vec<*const c_char> {
             strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
         };
-        let mut leaf = cgroup::leaf(leader.critical);
+        let own = &leader.bounds;
+        let mut leaf = match own.measured {
+            true => cgroup::own_leaf(leader.critical, &own.cgroup)?,
+            false => cgroup::leaf(leader.critical),
+        };
         let mut plan = Plan {
             candidates: pointers(&leader.candidates),
             argv: pointers(&leader.argv),
@@ -161,8 +169,8 @@ impl Keeper {
             place: Place::new(leaf.as_ref()),
         };
         // SAFETY: the child calls only `keep`, which obeys the rules of this file and never returns.
-        let mut pid = unsafe { raw_fork(leaf.as_ref()) };
-        if pid < 0 && leaf.is_some() {
+        let mut pid = unsafe { raw_fork(leaf.as_ref().filter(|_| !own.measured)) };
+        if pid < 0 && leaf.is_some() && !own.measured {
             // A sandbox around the session may know no clone3(2).
             leaf = None;
             plan.place = Place::new(None);
@@ -191,6 +199,11 @@ impl Keeper {
             leaf.will_be_killed();
         }
         self.order(ORDER_END, u32::try_from(grace.as_millis()).unwrap_or(u32::MAX));
+    }
+
+    /// What the leaf's file of this name says; none without a leaf or such a file.
+    pub(crate) fn leaf_file(&self, name: &str) -> Option<String> {
+        self.leaf.as_ref()?.read(name)
     }
 
     /// Lets the tree live on and the keeper go.
@@ -229,7 +242,11 @@ impl Keeper {
             TELL_EXITED => Report::Exited { status: a, alone: b != 0 },
             TELL_ENDED => Report::Ended { left: u32::try_from(a).unwrap_or(0) },
             TELL_RELEASED => Report::Released { count: u32::try_from(a).unwrap_or(0) },
-            _ => return None,
+            told => {
+                let which = told.checked_sub(TELL_TOOK)? as usize;
+                let (low, high) = (u32::from_ne_bytes(word(4)), u32::from_ne_bytes(word(8)));
+                Report::Took { which, amount: u64::from(low) | u64::from(high) << 32 }
+            }
         })
     }
 
