@@ -3,6 +3,7 @@
 
 use sortie_client::protocol::command::file_stat::FileStat;
 
+use crate::edit;
 use crate::ensure::{self, Where};
 use crate::report::Done;
 
@@ -16,6 +17,12 @@ pub(crate) struct Arguments {
 enum Verb {
     /// Say what paths are; that nothing is there is an answer, and no failure
     Stat(Stat),
+    /// Have one line in a file, or none like it
+    Line(edit::Line),
+    /// Have a block of lines in a file, between two marker lines
+    Block(edit::Block),
+    /// Have an option in a section of a file as php, git, systemd and others have them
+    Ini(edit::Ini),
 }
 
 #[derive(clap::Args)]
@@ -36,6 +43,9 @@ struct Stat {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
     match arguments.verb {
         Verb::Stat(arguments) => stat(arguments).await,
+        Verb::Line(arguments) => edit::line(arguments).await,
+        Verb::Block(arguments) => edit::block(arguments).await,
+        Verb::Ini(arguments) => edit::ini(arguments).await,
     }
 }
 

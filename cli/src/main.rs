@@ -4,6 +4,7 @@
 
 mod completions;
 mod doctor;
+mod edit;
 mod ensure;
 mod exec;
 mod file;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use sortie_client::protocol::command::exec::ExecResult;
 use sortie_client::protocol::command::file_stat::FileStatResult;
 use sortie_client::protocol::command::file_write::FileWriteResult;
+use sortie_client::protocol::command::line_ensure::LineEnsureResult;
 use sortie_client::protocol::command::pkg_ensure::PkgEnsureResult;
 use sortie_client::protocol::command::service_reload::ServiceReloadResult;
 use sortie_client::protocol::command::sshd_harden::SshdHardenResult;
@@ -113,6 +114,13 @@ pub(crate) enum Done {
         path: String,
         #[serde(flatten)]
         result: Box<FileStatResult>,
+    },
+    /// Of a line, a block or an option: see the protocol; `path` and `check` are as asked for.
+    FileEdit {
+        path: String,
+        check: bool,
+        #[serde(flatten)]
+        result: LineEnsureResult,
     },
     /// See the protocol; `name` (empty for several packages) and `check` are as asked for.
     Pkg {

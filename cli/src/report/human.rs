@@ -206,6 +206,22 @@ impl Human {
             Done::FileStat { path, result } => {
                 page.result(&format!("{host}: {path}: {}", described(*result)));
             }
+            Done::FileEdit { path, check, result } => {
+                // What is there already may still get another owner or mode.
+                let already = result.action.starts_with("already_") || result.action == "no_match";
+                let what = match (result.changed && already, check) {
+                    (true, true) => "would get other attributes".to_owned(),
+                    (true, false) => "got other attributes".to_owned(),
+                    (false, _) => done_to(&result.action, result.changed, check),
+                };
+                let new = if result.created { ", a new file" } else { "" };
+                let backup =
+                    result.backup_path.map_or_else(String::new, |path| format!("; old file kept as {path}"));
+                page.result(&format!("{host}: {path}: {what}{new}{backup}"));
+                if let Some(diff) = result.diff.filter(|diff| !diff.is_empty()) {
+                    page.result(diff.trim_end_matches('\n'));
+                }
+            }
             Done::Pkg { name, check, result } => {
                 let what = done_to(&result.action, result.changed, check);
                 let only = PackageVersions {

@@ -11,6 +11,8 @@ pub mod exec;
 pub mod file_read;
 pub mod file_stat;
 pub mod file_write;
+pub mod ini_ensure;
+pub mod line_ensure;
 pub mod pkg_ensure;
 pub mod service_reload;
 pub mod sshd_harden;
@@ -98,6 +100,8 @@ commands! {
     SudoersEnsure, sudoers_ensure::SudoersEnsure -> SudoersEnsureResult, "sudoers_ensure", "sudoers.ensure";
     SshdHarden, sshd_harden::SshdHarden -> SshdHardenResult, "sshd_harden", "sshd.harden";
     FileStat, file_stat::FileStat -> FileStatResult, "file_stat", "file.stat";
+    LineEnsure, line_ensure::LineEnsure -> LineEnsureResult, "line_ensure", "line.ensure";
+    IniEnsure, ini_ensure::IniEnsure -> IniEnsureResult, "ini_ensure", "ini.ensure";
 }
 
 /// The part of any params that announces INPUT.

@@ -25,6 +25,8 @@ pub(super) enum Content<'a> {
     /// A JSON string, quotes included.
     Inline(&'a RawValue, Option<Encoding>),
     Frames,
+    /// What was made of the present content.
+    Made(Vec<u8>),
 }
 
 impl<'a> Content<'a> {
@@ -38,7 +40,7 @@ impl<'a> Content<'a> {
     }
 
     pub(super) fn is_inline(&self) -> bool {
-        matches!(self, Self::Inline(..))
+        !matches!(self, Self::Frames)
     }
 
     /// Hands over all bytes, piece by piece. INPUT can be read once, inline content as often as needed.
@@ -56,6 +58,7 @@ impl<'a> Content<'a> {
                 })?;
                 decoder.finish(take)
             }
+            Self::Made(bytes) => take(bytes),
             Self::Frames => loop {
                 context.job.go_on()?;
                 match context.job.take_input() {

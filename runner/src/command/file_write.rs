@@ -1,5 +1,6 @@
 //! `file_write`: replaces a whole file atomically, or leaves it alone when it is as asked already.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io::Read;
@@ -8,6 +9,7 @@ use std::path::Path;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use sortie_protocol::command::file_write::{FileWrite, FileWriteResult};
+use sortie_protocol::command::line_ensure::LineEnsureResult;
 use sortie_protocol::{ErrorCode, Sha256Hex};
 
 use super::Context;
@@ -15,6 +17,7 @@ use super::content::{self, Content, Take};
 use crate::attributes::{self, Attributes, Wanted};
 use crate::failure::Failure;
 use crate::job;
+use crate::lines::Edited;
 use crate::output::now;
 use crate::path::{self, Parents, present_file};
 use crate::replace::{self, Replacement, directory_of};
@@ -23,42 +26,134 @@ use crate::tool::Tool;
 /// Largest content that a diff is made of, in bytes.
 const MOST_DIFFED: u64 = 1024 * 1024;
 
+/// Largest file that is edited, in bytes.
+const MOST_EDITED: u64 = 4 * 1024 * 1024;
+
 type Params<'a> = FileWrite<Option<&'a RawValue>>;
+
+/// Makes the new content of the present one, which is empty where there is no file.
+pub(super) type Edit<'a> = &'a dyn Fn(&[u8]) -> Result<Edited, Failure>;
+
+type Make<'a> = &'a dyn Fn(Vec<u8>) -> Result<Vec<u8>, Failure>;
 
 pub(super) fn run(context: &Context) -> Result<FileWriteResult, Failure> {
     let raw = context.job.take_params();
     let params: Params<'_> = job::parse(&raw)?;
-    let content = check(&params)?;
+    check_file(&params)?;
+    let content = match (params.content, params.content_from) {
+        (Some(_), Some(_)) => return Err(Failure::params("content: not together with content_from")),
+        (None, Some(_)) => Content::Frames,
+        (content, None) => Content::inline(content, params.encoding)?,
+    };
+    put(context, &params, content, None)
+}
+
+/// Changes a file as `edit` says, in all else as `file_write` does. `params` has no content; with `absent` a file that is not
+/// there is as it should be.
+///
+/// # Errors
+/// Besides those of `file_write`: `UNSUPPORTED` for a file of more than 4 MiB, `CONFLICT` where a second run would change it again.
+pub(super) fn edit(
+    context: &Context,
+    params: &Params<'_>,
+    absent: bool,
+    edit: Edit<'_>,
+) -> Result<LineEnsureResult, Failure> {
+    path::check_absolute(&params.path)?;
+    check_file(params)?;
+    let path = path::resolve(Path::new(&params.path), params.no_follow)?;
+    if absent && present_file(&path)?.is_none() {
+        return Ok(LineEnsureResult {
+            action: "already_absent".to_owned(),
+            diff: context.diff().then(String::new),
+            ..LineEnsureResult::default()
+        });
+    }
+    let action = Cell::new("");
+    let make = |old: Vec<u8>| {
+        let edited = edit(&old)?;
+        action.set(edited.action);
+        let Some(new) = edited.content else { return Ok(old) };
+        drop(old);
+        match edit(&new)?.content {
+            None => Ok(new),
+            Some(_) => Err(Failure::new(ErrorCode::Conflict, UNSTABLE)),
+        }
+    };
+    let result = put(context, params, Content::Made(Vec::new()), Some(&make))?;
+    Ok(LineEnsureResult {
+        changed: result.changed,
+        action: action.get().to_owned(),
+        created: result.created,
+        checksum: result.checksum,
+        backup_path: result.backup_path,
+        diff: result.diff,
+    })
+}
+
+const UNSTABLE: &str = "every run would change the file again, so nothing was changed: make regexp match one line, and no more \
+    once that is as it should be; a value or a name may need quotes";
+
+fn put(
+    context: &Context,
+    params: &Params<'_>,
+    mut content: Content<'_>,
+    make: Option<Make<'_>>,
+) -> Result<FileWriteResult, Failure> {
     let wanted = Wanted::new(context, params.owner.as_deref(), params.group.as_deref(), params.mode)?;
     let path = path::resolve(Path::new(&params.path), params.no_follow)?;
-    let old = present_file(&path)?;
+    let mut old = present_file(&path)?;
     if old.is_none() && !params.create {
         let message = format!("file does not exist and create=false: {}", params.path);
         return Err(Failure::new(ErrorCode::NotFound, message));
     }
-    let write = Write { context, params: &params, content: &content, wanted, path: &path };
-    if context.job.command.check {
+    let mut parents = Parents::default();
+    let mut held = None;
+    if !context.check() {
+        if old.is_none() {
+            parents.make(&path)?;
+        }
+        held = Some(context.locks.acquire(
+            &context.job,
+            directory_of(&path).unwrap_or(Path::new("/")),
+            path.file_name().unwrap_or(OsStr::new("")),
+        )?);
+        // Again, now that nobody else of ours changes it.
+        old = present_file(&path)?;
+    }
+    if let Some(make) = make {
+        content = Content::Made(make(read(context, &path, old.as_ref())?)?);
+    }
+    let write = Write { context, params, content: &content, wanted, path: &path };
+    if context.check() {
         return write.check(old.as_ref());
     }
-    let mut parents = Parents::default();
-    if old.is_none() {
-        parents.make(&path)?;
-    }
-    let (directory, name) = (directory_of(&path), path.file_name());
-    let held = context.locks.acquire(
-        &context.job,
-        directory.unwrap_or(Path::new("/")),
-        name.unwrap_or(OsStr::new("")),
-    )?;
-    // Again, now that nobody else of ours changes it.
-    let result = write.write(present_file(&path)?.as_ref())?;
+    let result = write.write(old.as_ref())?;
     drop(held);
     parents.keep();
     Ok(result)
 }
 
+/// The whole of a file that is to be edited.
+fn read(context: &Context, path: &Path, old: Option<&Metadata>) -> Result<Vec<u8>, Failure> {
+    let Some(old) = old else { return Ok(Vec::new()) };
+    // It is in memory as it was and as it will be.
+    let most = MOST_EDITED.min(old.len() + 64 * 1024);
+    context.hold([context.pool.wait_for(2 * most as usize, &context.job)?]);
+    let mut content = Vec::with_capacity(most as usize);
+    File::open(path)
+        .and_then(|file| file.take(most + 1).read_to_end(&mut content))
+        .map_err(|error| Failure::io(format!("cannot read the present {path:?}"), &error))?;
+    if content.len() as u64 > most {
+        return Err(Failure::unsupported(format!(
+            "{path:?} is larger than 4 MiB or grows; nothing was changed. Only smaller files are edited"
+        )));
+    }
+    Ok(content)
+}
+
 /// Every check that needs no look at the file system.
-fn check<'a>(params: &Params<'a>) -> Result<Content<'a>, Failure> {
+fn check_file(params: &Params<'_>) -> Result<(), Failure> {
     path::check(&params.path)?;
     if params.path.ends_with('/') || Path::new(&params.path).file_name().is_none() {
         return Err(Failure::params(format!("path: {:?} names a directory, not a file", params.path)));
@@ -66,11 +161,7 @@ fn check<'a>(params: &Params<'a>) -> Result<Content<'a>, Failure> {
     if !params.validate.is_empty() && !params.validate.iter().any(|argument| argument.contains("%s")) {
         return Err(Failure::params("validate: no argument contains %s, which stands for the new file"));
     }
-    match (params.content, params.content_from) {
-        (Some(_), Some(_)) => Err(Failure::params("content: not together with content_from")),
-        (None, Some(_)) => Ok(Content::Frames),
-        (content, None) => Content::inline(content, params.encoding),
-    }
+    Ok(())
 }
 
 struct Write<'a> {

@@ -22,6 +22,8 @@ mod exec;
 mod file_read;
 mod file_stat;
 mod file_write;
+mod ini_ensure;
+mod line_ensure;
 mod pkg_ensure;
 mod service_reload;
 mod sshd_harden;
@@ -55,6 +57,8 @@ handlers! {
     SudoersEnsure => sudoers_ensure;
     SshdHarden => sshd_harden;
     FileStat => file_stat;
+    LineEnsure => line_ensure;
+    IniEnsure => ini_ensure;
 }
 
 /// Bytes of small frames that the peer has not read, beyond which it is told nothing of progress.
