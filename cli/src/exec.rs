@@ -230,16 +230,21 @@ fn lost_after(task: &Task, lost: &Error) -> String {
 
 /// Shows what a command says before its end.
 pub(crate) async fn show(task: &Task, event: RunnerEvent) {
+    show_of(task, None, event).await;
+}
+
+/// The same of a step of a list.
+pub(crate) async fn show_of(task: &Task, step: Option<Arc<str>>, event: RunnerEvent) {
     let host = Arc::clone(&task.host);
     match event.stream {
         Some(stream) => {
             let RunnerEvent { message, encoding, .. } = event;
             let bytes = message.len();
-            task.reporter.output(Event::Output { host, stream, data: message, encoding }, bytes).await;
+            task.reporter.output(Event::Output { host, stream, data: message, encoding, step }, bytes).await;
         }
         None => {
             let RunnerEvent { level, message, progress, .. } = event;
-            task.reporter.show(Event::Message { host, level, message, progress });
+            task.reporter.show(Event::Message { host, step, level, message, progress });
         }
     }
 }

@@ -230,7 +230,7 @@ impl<'a> Copy<'a> {
         if let Some(data) = shown {
             self.task
                 .reporter
-                .output(Event::Output { host, stream: Stream::Stdout, data, encoding }, length)
+                .output(Event::Output { host, stream: Stream::Stdout, data, encoding, step: None }, length)
                 .await;
         } else if self.told.elapsed() >= TOLD {
             self.told = Instant::now();

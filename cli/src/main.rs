@@ -2,6 +2,7 @@
 //! verb has a file of its own, and only `report` writes to standard output and standard error.
 #![forbid(unsafe_code)]
 
+mod apply;
 mod completions;
 mod doctor;
 mod edit;
@@ -68,6 +69,8 @@ enum Verb {
     Sudoers(sudoers::Arguments),
     /// Settings of the SSH server, in force afterwards or not at all
     Harden(harden::Arguments),
+    /// Apply a list of steps in YAML or JSON: files, packages, services, programs, in order
+    Apply(apply::Arguments),
     /// Connect standard input and output to a runner: the protocol, for any language
     Pipe(pipe::Arguments),
     /// Go through every step of reaching a host, and say what is wrong and what to do
@@ -90,6 +93,7 @@ impl Verb {
             Self::Service(arguments) => service::run(arguments).await,
             Self::Sudoers(arguments) => sudoers::run(arguments).await,
             Self::Harden(arguments) => harden::run(arguments).await,
+            Self::Apply(arguments) => apply::run(arguments).await,
             Self::Pipe(arguments) => pipe::run(arguments).await,
             Self::Doctor(arguments) => doctor::run(arguments).await,
             Self::Runners(arguments) => runners::run(&arguments),

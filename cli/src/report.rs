@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use sortie_client::protocol::command::exec::ExecResult;
 use sortie_client::protocol::command::file_stat::FileStatResult;
 use sortie_client::protocol::command::file_write::FileWriteResult;
@@ -43,10 +44,14 @@ pub(crate) enum Event {
         data: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         encoding: Option<Encoding>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        step: Option<Arc<str>>,
     },
     /// Something that a command says of itself.
     Message {
         host: Arc<str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        step: Option<Arc<str>>,
         level: Level,
         message: String,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,6 +86,10 @@ pub(crate) enum Event {
         #[serde(flatten)]
         usage: Usage,
     },
+    /// A step of a list is through.
+    Step(Box<Step>),
+    /// A list is through on a host.
+    Applied(Applied),
     /// There is no result, and why.
     Error(Failure),
     /// All hosts are through.
@@ -154,6 +163,62 @@ pub(crate) enum Done {
     Get { path: String, bytes: u64, sha256: String, mode: String },
     /// `doctor` is through.
     Doctor { fit: bool, round_trips: u32 },
+}
+
+/// What became of a step of a list.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Step {
+    pub(crate) host: Arc<str>,
+    pub(crate) step: Arc<str>,
+    pub(crate) command: &'static str,
+    /// `changed`, `unchanged`, `skipped`, `failed`, `unknown` or `not_run`.
+    pub(crate) status: &'static str,
+    pub(crate) check: bool,
+    pub(crate) seconds: f64,
+    /// Why it was skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+    /// What it cannot be known before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) depends_on: Vec<Arc<str>>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<StepError>,
+    /// See the protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) usage: Option<Usage>,
+    /// See the protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) result: Option<Box<RawValue>>,
+}
+
+/// Why a step failed.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct StepError {
+    /// The runner's code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) class: Option<ErrorClass>,
+    pub(crate) message: String,
+    /// The list went on.
+    pub(crate) ignored: bool,
+}
+
+/// What became of a list on a host: how many steps, and which.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Applied {
+    pub(crate) host: Arc<str>,
+    pub(crate) check: bool,
+    pub(crate) changed: usize,
+    pub(crate) unchanged: usize,
+    pub(crate) skipped: usize,
+    pub(crate) unknown: usize,
+    pub(crate) ignored: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) failed: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left_undone: Vec<Arc<str>>,
 }
 
 /// One step of reaching a host.

@@ -33,6 +33,8 @@
 #![forbid(unsafe_code)]
 
 mod aftermath;
+#[cfg(feature = "apply")]
+pub mod apply;
 pub mod bootstrap;
 mod client;
 pub mod error;

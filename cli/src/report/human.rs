@@ -8,6 +8,8 @@ use sortie_client::protocol::command::pkg_ensure::PackageVersions;
 use sortie_client::protocol::message::{Level, Progress, Strings};
 use sortie_client::protocol::{Stream, Usage};
 
+mod steps;
+
 use super::{Begun, Check, Done, Event, Failure, output_bytes};
 use crate::terminal::{Harmless, harmless};
 
@@ -68,7 +70,7 @@ impl Human {
             page.err.extend(b"\r\x1b[K");
         }
         match event {
-            Event::Output { host, stream, data, encoding } => {
+            Event::Output { host, stream, data, encoding, .. } => {
                 self.output((host, stream), &output_bytes(data, encoding), page);
             }
             // How far a command is, is for who watches.
@@ -86,9 +88,11 @@ impl Human {
                     page.err.extend(format!("\r{host}: {message} ({far})\x1b[K").bytes());
                 }
             }
-            Event::Message { host, level, message, .. } => {
+            Event::Message { host, step, level, message, .. } => {
                 let colour = if level == Level::Warn { "33" } else { "0" };
-                page.tell(colour, &host, &String::from_utf8_lossy(&harmless(message.as_bytes())));
+                let step = step.map_or_else(String::new, |step| format!("{step}: "));
+                let message = harmless(message.as_bytes());
+                page.tell(colour, &host, &format!("{step}{}", String::from_utf8_lossy(&message)));
             }
             Event::Progress { host, current, total } if page.err_terminal => {
                 self.progress = true;
@@ -111,6 +115,14 @@ impl Human {
                 self.end_lines(&host, page);
                 took(&host, &usage, page);
             }
+            Event::Step(step) => {
+                self.end_lines(&step.host, page);
+                if let Some(usage) = &step.usage {
+                    took(&step.host, usage, page);
+                }
+                steps::step(*step, page);
+            }
+            Event::Applied(applied) => steps::applied(&applied, page),
             Event::Error(failure) => {
                 self.end_lines(&failure.host, page);
                 failed(&failure, page);

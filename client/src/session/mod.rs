@@ -92,6 +92,12 @@ impl Opening {
         Self { client, transport, shared, outgoing, early: Vec::new(), window }
     }
 
+    /// The host, as its user named it.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.shared.host
+    }
+
     /// Starts a typed command as soon as the runner is up.
     ///
     /// # Errors

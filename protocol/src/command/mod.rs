@@ -26,6 +26,14 @@ pub trait CommandSpec: Serialize + DeserializeOwned {
     type Result: Serialize + DeserializeOwned + Object;
 }
 
+/// Something to be done with the types of a command that is known by name; see [`CommandType::visit`].
+pub trait CommandVisitor {
+    /// What it gives.
+    type Output;
+    /// Is called with the parameters of the command.
+    fn visit<C: CommandSpec + Default>(self) -> Self::Output;
+}
+
 macro_rules! commands {
     ($($variant:ident, $module:ident :: $params:ident -> $result:ident, $name:literal, $dotted:literal;)*) => {
         /// The type of a command. Both spellings are read; the underscored one is written.
@@ -58,6 +66,13 @@ macro_rules! commands {
                     $($dotted => Self::$variant,)*
                     _ => return Self::ALL.iter().copied().find(|command| command.name() == name),
                 })
+            }
+        }
+
+        impl CommandType {
+            /// Calls `visitor` with the types of this command.
+            pub fn visit<V: CommandVisitor>(self, visitor: V) -> V::Output {
+                match self { $(Self::$variant => visitor.visit::<$module::$params>(),)* }
             }
         }
 

@@ -1,0 +1,239 @@
+//! Templates and expressions of minijinja: what they refer to, and what they give. What is undefined is an error, and
+//! what comes from a host is never taken for a template itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, Error, UndefinedBehavior, Value};
+
+/// Names that variables cannot have: they mean something of their own.
+pub(super) const RESERVED: &[&str] =
+    &["facts", "host", "results", "result", "loop", "self", "true", "false", "none", "True", "False", "None"];
+
+/// Whether text is a template.
+pub(super) fn is_one(text: &str) -> bool {
+    ["{{", "{%", "{#"].iter().any(|mark| text.contains(mark))
+}
+
+/// What a template or expression refers to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct References {
+    /// Variables that must be defined. Empty where the template itself asks whether they are.
+    pub(super) variables: BTreeSet<String>,
+    /// Ids of steps, each with the fields of its result.
+    pub(super) results: BTreeMap<String, BTreeSet<String>>,
+    /// Results are looked up by what is known only then: all before it are needed.
+    pub(super) any_result: bool,
+    /// Names of facts; empty text for all of them.
+    pub(super) facts: BTreeSet<String>,
+}
+
+impl References {
+    pub(super) fn merge(&mut self, other: Self) {
+        self.variables.extend(other.variables);
+        for (id, fields) in other.results {
+            self.results.entry(id).or_default().extend(fields);
+        }
+        self.any_result |= other.any_result;
+        self.facts.extend(other.facts);
+    }
+
+    fn of(env: &Environment<'_>, source: &str, names: impl IntoIterator<Item = String>) -> Self {
+        let mut references = Self::default();
+        let lenient = ["default(", "default (", "d(", "is defined", "is not defined", "is undefined"]
+            .iter()
+            .any(|mark| source.contains(mark));
+        for name in names {
+            let mut parts = name.split('.');
+            match (parts.next().unwrap_or_default(), parts.next()) {
+                ("results", Some(id)) => {
+                    let fields = references.results.entry(id.to_owned()).or_default();
+                    fields.extend(parts.next().filter(|_| !lenient).map(str::to_owned));
+                }
+                ("results", None) => references.any_result = true,
+                ("facts", fact) => {
+                    references.facts.insert(fact.unwrap_or_default().to_owned());
+                }
+                ("host" | "result", _) => {}
+                (name, _) if lenient || env.globals().any(|(global, _)| global == name) => {}
+                (name, _) => {
+                    references.variables.insert(name.to_owned());
+                }
+            }
+        }
+        references
+    }
+}
+
+/// The templates of a list, compiled.
+#[derive(Debug)]
+pub(super) struct Templates {
+    env: Environment<'static>,
+}
+
+impl Templates {
+    pub(super) fn new() -> Self {
+        let mut env = Environment::new();
+        env.set_undefined_behavior(UndefinedBehavior::Strict);
+        env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        // As Ansible has it: the newline after a block is the block's, the last one of a file is the file's.
+        if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).keep_trailing_newline(true).build() {
+            env.set_syntax(syntax);
+        }
+        // So that errors name what is undefined. They hold values of variables too, which `said` leaves out.
+        env.set_debug(true);
+        Self { env }
+    }
+
+    /// Compiles a template, and gives what it refers to.
+    pub(super) fn add(&mut self, text: &str) -> Result<References, String> {
+        if let Some(expression) = self.expression_in(text) {
+            return self.check(expression);
+        }
+        self.env.add_template_owned(text.to_owned(), text.to_owned()).map_err(|error| said(&error))?;
+        let template = self.env.get_template(text).map_err(|error| said(&error))?;
+        Ok(References::of(&self.env, text, template.undeclared_variables(true)))
+    }
+
+    /// Looks at an expression without braces, and gives what it refers to.
+    pub(super) fn check(&self, expression: &str) -> Result<References, String> {
+        let compiled =
+            self.env.compile_expression_owned(expression.to_owned()).map_err(|error| said(&error))?;
+        Ok(References::of(&self.env, expression, compiled.undeclared_variables(true)))
+    }
+
+    /// The expression that a text consists of, if it is one: its value keeps its type.
+    fn expression_in<'t>(&self, text: &'t str) -> Option<&'t str> {
+        let inner = text.strip_prefix("{{")?.strip_suffix("}}")?;
+        let inner = inner.strip_prefix('-').unwrap_or(inner);
+        let inner = inner.strip_suffix('-').unwrap_or(inner);
+        self.env.compile_expression_owned(inner.to_owned()).is_ok().then_some(inner)
+    }
+
+    /// What a template gives; [`Templates::add`] must have seen it.
+    pub(super) fn render(&self, text: &str, context: &Value) -> Result<serde_json::Value, String> {
+        match self.expression_in(text) {
+            Some(expression) => {
+                let value = self.evaluate(expression, context)?;
+                serde_json::to_value(&value)
+                    .map_err(|_| "what it gives is no value that can be written".to_owned())
+            }
+            None => self.render_text(text, context).map(Into::into),
+        }
+    }
+
+    /// What a template gives, as text in any case.
+    pub(super) fn render_text(&self, text: &str, context: &Value) -> Result<String, String> {
+        let template = self.env.get_template(text).map_err(|error| said(&error))?;
+        template.render(context.clone()).map_err(|error| said(&error))
+    }
+
+    /// The value of an expression.
+    pub(super) fn evaluate(&self, expression: &str, context: &Value) -> Result<Value, String> {
+        let compiled =
+            self.env.compile_expression_owned(expression.to_owned()).map_err(|error| said(&error))?;
+        let value = compiled.eval(context.clone()).map_err(|error| said(&error))?;
+        if value.is_undefined() {
+            return Err(format!("{} is undefined", expression.trim()));
+        }
+        Ok(value)
+    }
+
+    /// Compiles a template of a file of its own.
+    pub(super) fn add_file(&mut self, text: &str) -> Result<References, String> {
+        self.env.add_template_owned(text.to_owned(), text.to_owned()).map_err(|error| said(&error))?;
+        let template = self.env.get_template(text).map_err(|error| said(&error))?;
+        Ok(References::of(&self.env, text, template.undeclared_variables(true)))
+    }
+}
+
+/// An error without the values that led to it.
+fn said(error: &Error) -> String {
+    let line = match error.line() {
+        Some(line) if line > 1 => format!(" (line {line} of it)"),
+        _ => String::new(),
+    };
+    match error.detail() {
+        Some(detail) => format!("{}: {detail}{line}", error.kind()),
+        None => format!("{}{line}", error.kind()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn render(text: &str) -> Result<serde_json::Value, String> {
+        let mut templates = Templates::new();
+        templates.add(text)?;
+        let vars = json!({
+            "port": 80, "on": true, "name": "web", "list": [1, 2], "map": {"a": "b"}, "braces": "{{ name }}",
+        });
+        templates.render(text, &Value::from(minijinja::value::Serde(vars)))
+    }
+
+    #[test]
+    fn one_expression_keeps_its_type_and_anything_else_is_text() {
+        for (text, value) in [
+            ("{{ port }}", json!(80)),
+            ("{{- on -}}", json!(true)),
+            ("{{ list }}", json!([1, 2])),
+            ("{{ map }}", json!({"a": "b"})),
+            ("{{ {'a': {'b': port}} }}", json!({"a": {"b": 80}})),
+            ("{{ port }} ", json!("80 ")),
+            ("{{ name }}{{ port }}", json!("web80")),
+            ("{{ '}}' }}{{ '{{' }}", json!("}}{{")),
+            ("{% if on %}\nyes\n{% endif %}\n", json!("yes\n")),
+            ("{% raw %}{{ name }}{% endraw %}", json!("{{ name }}")),
+            ("{{ name | upper }}-{{ list | join(',') }}", json!("WEB-1,2")),
+            ("{# nothing #}", json!("")),
+        ] {
+            assert_eq!(render(text).unwrap(), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_variable_holds_is_no_template() {
+        assert_eq!(render("{{ braces }}").unwrap(), json!("{{ name }}"));
+        assert_eq!(render("<{{ braces }}>").unwrap(), json!("<{{ name }}>"));
+    }
+
+    #[test]
+    fn what_is_undefined_is_an_error_that_names_it_and_no_value() {
+        for (text, word) in [
+            ("{{ nmae }}", "nmae"),
+            ("x {{ nmae }}", "nmae"),
+            ("{{ map.c }}", "map.c"),
+            ("x{{ map.c }}", "map.c"),
+            ("{% if nmae %}{% endif %}", "nmae"),
+        ] {
+            let error = render(text).unwrap_err();
+            assert!(error.contains("undefined") && error.contains(word), "{text}: {error}");
+        }
+        assert_eq!(render("{{ nmae | default('x') }}").unwrap(), json!("x"));
+        let error = render("{{ name | int }}").unwrap_err();
+        assert!(!error.contains("web"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told() {
+        for text in ["{{ name", "{% if %}", "{{ name | nosuch }}", "{% include 'x' %}", "{{ }}"] {
+            assert!(render(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn references_are_told_apart() {
+        let mut templates = Templates::new();
+        let text = "{{ a }} {{ results.x.stdout }} {{ results.y }} {{ facts.os_id }} {{ host.name }} \
+                    {% for i in range(3) %}{{ i }}{{ loop.index }}{% endfor %}";
+        let found = templates.add(text).unwrap();
+        assert_eq!(found.variables, ["a".to_owned()].into());
+        assert_eq!(found.results["x"], ["stdout".to_owned()].into());
+        assert!(found.results["y"].is_empty() && !found.any_result);
+        assert_eq!(found.facts, ["os_id".to_owned()].into());
+        assert!(templates.add("{{ results[a] }}").unwrap().any_result);
+        assert!(templates.add("{{ b | default(1) }}").unwrap().variables.is_empty());
+    }
+}
