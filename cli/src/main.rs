@@ -8,6 +8,7 @@ mod doctor;
 mod edit;
 mod ensure;
 mod exec;
+mod facts;
 mod file;
 mod fleet;
 mod get;
@@ -67,6 +68,8 @@ enum Verb {
     Service(service::Arguments),
     /// Give a user or group a rule of sudo, or take it away
     Sudoers(sudoers::Arguments),
+    /// Tell what the hosts are: system, hardware, network, mounts, disks, accounts, packages, units
+    Facts(facts::Arguments),
     /// Settings of the SSH server, in force afterwards or not at all
     Harden(harden::Arguments),
     /// Apply a list of steps in YAML or JSON: files, packages, services, programs, in order
@@ -92,6 +95,7 @@ impl Verb {
             Self::Pkg(arguments) => pkg::run(arguments).await,
             Self::Service(arguments) => service::run(arguments).await,
             Self::Sudoers(arguments) => sudoers::run(arguments).await,
+            Self::Facts(arguments) => facts::run(arguments).await,
             Self::Harden(arguments) => harden::run(arguments).await,
             Self::Apply(arguments) => apply::run(arguments).await,
             Self::Pipe(arguments) => pipe::run(arguments).await,

@@ -140,6 +140,13 @@ pub(crate) struct Preview {
     pub(crate) diff: bool,
 }
 
+impl Preview {
+    /// For verbs that change nothing anyway.
+    pub(crate) fn none() -> Self {
+        Self { check: false, diff: false }
+    }
+}
+
 /// As whom. For verbs that run commands on hosts.
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Becoming another user")]

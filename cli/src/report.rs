@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sortie_client::protocol::command::exec::ExecResult;
+use sortie_client::protocol::command::facts::FactsResult;
 use sortie_client::protocol::command::file_stat::FileStatResult;
 use sortie_client::protocol::command::file_write::FileWriteResult;
 use sortie_client::protocol::command::line_ensure::LineEnsureResult;
@@ -23,6 +24,7 @@ use sortie_client::protocol::{Encoding, ErrorClass, Stream, Usage, text};
 use sortie_client::{Error, error::printable};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+mod facts;
 mod human;
 
 use crate::terminal::Sink;
@@ -159,6 +161,8 @@ pub(crate) enum Done {
         #[serde(flatten)]
         result: Box<SshdHardenResult>,
     },
+    /// See the protocol.
+    Facts(Box<FactsResult>),
     /// A file was fetched.
     Get { path: String, bytes: u64, sha256: String, mode: String },
     /// `doctor` is through.

@@ -1,4 +1,4 @@
-//! What READY tells of the host: only what is read in a moment, without starting a program.
+//! What is known of the host without starting a program: READY tells some of it, the command `facts` the rest.
 
 use std::fs;
 use std::io::Read;
@@ -9,9 +9,47 @@ use std::sync::OnceLock;
 use sha2::{Digest, Sha256};
 use sortie_protocol::Sha256Hex;
 use sortie_protocol::message::HostFacts;
+use sortie_protocol::{Encode, encode};
 
 use crate::sys::host;
 use crate::tool;
+
+mod accounts;
+mod machine;
+mod network;
+mod storage;
+
+pub(crate) use accounts::{groups, users};
+pub(crate) use machine::{hardware, host as names, os};
+pub(crate) use network::network;
+pub(crate) use storage::{disks, mounts};
+
+/// Most bytes that are read of one file.
+const LONGEST_FILE: u64 = 4 * 1024 * 1024;
+
+/// What a result may still take, in bytes of JSON: a host may have more of everything than fits a frame.
+pub(crate) struct Room {
+    left: usize,
+    full: bool,
+}
+
+impl Room {
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self { left: bytes, full: false }
+    }
+
+    /// Whether the entry fits; once one did not, none does.
+    pub(crate) fn takes(&mut self, entry: &dyn Encode) -> bool {
+        let bytes = encode(entry).len();
+        self.full |= bytes > self.left;
+        self.left = self.left.saturating_sub(bytes);
+        !self.full
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+}
 
 /// Facts that could not be found out are empty.
 pub(crate) fn host() -> HostFacts {
@@ -27,7 +65,7 @@ pub(crate) fn host() -> HostFacts {
         uid,
         user: host::user_name(uid).unwrap_or_default(),
         cpus: host::cpus(),
-        memory_bytes: memory(),
+        memory_bytes: kibibytes(&text("/proc/meminfo"), "MemTotal:"),
         init: init().to_owned(),
         package_manager: package_manager().to_owned(),
         sudo: tool::exists("sudo"),
@@ -78,14 +116,23 @@ pub(crate) fn own_sha256() -> std::io::Result<Sha256Hex> {
     }
 }
 
+/// A file of the system as text; empty where it cannot be read.
+fn text(path: &str) -> String {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(LONGEST_FILE).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => String::new(),
+    }
+}
+
 fn first_line(path: &str) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines().next().unwrap_or_default().trim().to_owned()
+    text(path).lines().next().unwrap_or_default().trim().to_owned()
 }
 
 fn os_release() -> String {
-    let read = |path| fs::read_to_string(path).ok();
-    read("/etc/os-release").or_else(|| read("/usr/lib/os-release")).unwrap_or_default()
+    let own = text("/etc/os-release");
+    if own.is_empty() { text("/usr/lib/os-release") } else { own }
 }
 
 /// A value of os-release(5), its quotes taken off.
@@ -94,9 +141,9 @@ fn release_value(text: &str, key: &str) -> String {
     value.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
 }
 
-fn memory() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kibibytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next());
+/// A value of `/proc/meminfo` in bytes.
+fn kibibytes(text: &str, key: &str) -> u64 {
+    let kibibytes = text.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next());
     kibibytes.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 

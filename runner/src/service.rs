@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use sortie_protocol::ErrorCode;
+use sortie_protocol::{ErrorCode, Stream};
 
 use crate::command::Context;
+use crate::facts;
 use crate::failure::Failure;
 use crate::tool::{Ran, Tool, last_lines};
 
@@ -120,6 +121,31 @@ pub(crate) enum Manager {
 }
 
 impl Manager {
+    /// Who manages the services of this host.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` where it is neither.
+    pub(crate) fn of_host() -> Result<Self, Failure> {
+        match facts::init() {
+            "systemd" => Ok(Self::Systemd),
+            "openrc" => Ok(Self::OpenRc),
+            other => Err(Failure::unsupported(format!(
+                "services are managed by systemd and OpenRC only, and this host's init is {other:?}"
+            ))),
+        }
+    }
+
+    /// Every unit that the host has, as far as they are meant to be asked for: name, state, and whether it starts with the machine.
+    ///
+    /// # Errors
+    /// `SERVICE_FAILED` when the manager cannot say.
+    pub(crate) fn list(self, context: &Context) -> Result<Vec<Unit>, Failure> {
+        match self {
+            Self::Systemd => systemd::list(context),
+            Self::OpenRc => openrc::list(context),
+        }
+    }
+
     pub(crate) fn can(self, action: Action) -> bool {
         matches!(self, Self::Systemd) || !matches!(action, Action::Mask | Action::Unmask)
     }
@@ -243,4 +269,19 @@ impl Manager {
 /// Runs the manager's program, telling every few seconds that it is waited for.
 fn run(context: &Context, action: Action, unit: &Unit, tool: Tool) -> Result<Ran, Failure> {
     tool.waiting(format!("waiting for the {} of {}", action.name().replace('_', "-"), unit.id)).run(context)
+}
+
+/// Runs what lists units, and hands on each line as words.
+fn lines(context: &Context, tool: Tool, take: &mut dyn FnMut(&[&str])) -> Result<(), Failure> {
+    let ran = tool.run_lines(context, &mut |stream, line| {
+        if stream == Stream::Stdout {
+            let line = String::from_utf8_lossy(line);
+            take(&line.split_whitespace().collect::<Vec<_>>());
+        }
+    })?;
+    if ran.ok() {
+        return Ok(());
+    }
+    let message = ["the service manager cannot list its units: ", &ran.last_lines(3)].concat();
+    Err(Failure::new(ErrorCode::ServiceFailed, message))
 }

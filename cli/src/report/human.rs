@@ -292,6 +292,11 @@ impl Human {
                     page.result(diff.trim_end_matches('\n'));
                 }
             }
+            Done::Facts(facts) => {
+                for line in super::facts::lines(&facts) {
+                    page.result(&format!("{host}: {line}"));
+                }
+            }
             Done::Get { path, bytes, .. } => page.tell("32", host, &format!("{path}: {}", size(bytes))),
             Done::Doctor { fit, round_trips } => {
                 let verdict = if fit {
@@ -417,11 +422,12 @@ fn took(host: &str, usage: &Usage, page: &mut Page<'_>) {
 }
 
 /// Bytes in words.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} bytes"),
         1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
-        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
     }
 }
 

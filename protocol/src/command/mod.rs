@@ -8,6 +8,7 @@ use crate::decode::{decode, fields};
 use crate::encode::Object;
 
 pub mod exec;
+pub mod facts;
 pub mod file_read;
 pub mod file_stat;
 pub mod file_write;
@@ -117,6 +118,7 @@ commands! {
     FileStat, file_stat::FileStat -> FileStatResult, "file_stat", "file.stat";
     LineEnsure, line_ensure::LineEnsure -> LineEnsureResult, "line_ensure", "line.ensure";
     IniEnsure, ini_ensure::IniEnsure -> IniEnsureResult, "ini_ensure", "ini.ensure";
+    Facts, facts::Facts -> FactsResult, "facts", "facts";
 }
 
 /// The part of any params that announces INPUT.

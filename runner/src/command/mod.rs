@@ -19,6 +19,7 @@ use crate::pool::{Pool, Share};
 
 mod content;
 mod exec;
+mod facts;
 mod file_read;
 mod file_stat;
 mod file_write;
@@ -59,6 +60,7 @@ handlers! {
     FileStat => file_stat;
     LineEnsure => line_ensure;
     IniEnsure => ini_ensure;
+    Facts => facts;
 }
 
 /// Bytes of small frames that the peer has not read, beyond which it is told nothing of progress.

@@ -38,6 +38,11 @@ pub(super) fn run(context: &Context) -> Result<PkgEnsureResult, Failure> {
     ensure.change(begin.as_deref())
 }
 
+/// Every package that is installed, by the first manager that the host has.
+pub(super) fn all_installed(context: &Context) -> Result<Vec<Row>, Failure> {
+    Ensure { context, request: Request::nothing()? }.installed(&[])
+}
+
 struct Ensure<'a> {
     context: &'a Context,
     request: Request,

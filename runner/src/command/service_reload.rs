@@ -7,7 +7,7 @@ use super::Context;
 use crate::failure::Failure;
 use crate::locks::Resource;
 use crate::service::{Action, Manager, Unit};
-use crate::{facts, job, tool};
+use crate::{job, tool};
 
 /// systemd.unit(5): "the maximum length is 255 characters".
 const LONGEST_NAME: usize = 255;
@@ -19,15 +19,7 @@ pub(super) fn run(context: &Context) -> Result<ServiceReloadResult, Failure> {
         Failure::params(format!("action: {:?} is none of {}", params.action, Action::NAMES.join(", ")))
     })?;
     check_name(&params.name)?;
-    let manager = match facts::init() {
-        "systemd" => Manager::Systemd,
-        "openrc" => Manager::OpenRc,
-        other => {
-            return Err(Failure::unsupported(format!(
-                "services are managed by systemd and OpenRC only, and this host's init is {other:?}; nothing was changed"
-            )));
-        }
-    };
+    let manager = Manager::of_host()?;
     if !manager.can(action) {
         return Err(Failure::unsupported(
             "OpenRC cannot mask services; nothing was changed. Disable it instead",

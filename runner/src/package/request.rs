@@ -32,6 +32,23 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// Nothing at all: for looking at what is installed.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` where the host has no package manager.
+    pub(crate) fn nothing() -> Result<Self, Failure> {
+        let (manager, program) = find("")?;
+        Ok(Self {
+            manager,
+            program,
+            state: State::Present,
+            names: Vec::new(),
+            version: None,
+            options: Vec::new(),
+            update_cache: false,
+        })
+    }
+
     /// # Errors
     /// `INVALID_PARAMS` naming the field; `NOT_FOUND` where the host has no such manager.
     pub(crate) fn new(params: PkgEnsure) -> Result<Self, Failure> {

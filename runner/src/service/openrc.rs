@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sortie_protocol::ErrorCode;
 
-use super::{Action, Unit, run};
+use super::{Action, Unit, lines, run};
 use crate::command::Context;
 use crate::failure::Failure;
 use crate::tool::{Ran, Tool};
@@ -21,18 +21,18 @@ pub(super) fn look(context: &Context, name: &str) -> Result<Unit, Failure> {
         let message = format!("the host has no service {name}; nothing was changed");
         return Err(Failure::new(ErrorCode::NotFound, message));
     }
-    let (active, sub) = match Tool::new("rc-service").args([name, "status"]).run(context)?.exit_code {
-        0 => ("active", "started"),
-        4 => ("deactivating", "stopping"),
-        8 => ("activating", "starting"),
-        16 => ("activating", "inactive"),
-        32 => ("failed", "crashed"),
-        _ => ("inactive", "stopped"),
+    let sub = match Tool::new("rc-service").args([name, "status"]).run(context)?.exit_code {
+        0 => "started",
+        4 => "stopping",
+        8 => "starting",
+        16 => "inactive",
+        32 => "crashed",
+        _ => "stopped",
     };
     let started = fs::symlink_metadata(Path::new(STARTED).join(name));
     Ok(Unit {
         id: name.to_owned(),
-        active: active.to_owned(),
+        active: active(sub).to_owned(),
         sub: sub.to_owned(),
         enabled: !levels(name).is_empty(),
         // Whether a script can reload it says when it is asked to.
@@ -40,6 +40,33 @@ pub(super) fn look(context: &Context, name: &str) -> Result<Unit, Failure> {
         since: started.map_or_else(|_| String::new(), |link| format!("{} {}", link.ino(), link.ctime_nsec())),
         ..Unit::default()
     })
+}
+
+/// systemd's word for the same.
+fn active(sub: &str) -> &'static str {
+    match sub {
+        "started" => "active",
+        "stopping" => "deactivating",
+        "starting" | "inactive" => "activating",
+        "crashed" | "failed" => "failed",
+        _ => "inactive",
+    }
+}
+
+/// ` sshd                 [  started  ]`
+pub(super) fn list(context: &Context) -> Result<Vec<Unit>, Failure> {
+    let mut units = Vec::new();
+    lines(context, Tool::new("rc-status").args(["--servicelist", "--nocolor"]), &mut |words| {
+        let [name, "[", sub, ..] = *words else { return };
+        units.push(Unit {
+            id: name.to_owned(),
+            active: active(sub).to_owned(),
+            sub: sub.to_owned(),
+            enabled: !levels(name).is_empty(),
+            ..Unit::default()
+        });
+    })?;
+    Ok(units)
 }
 
 pub(super) fn change(context: &Context, action: Action, before: &Unit) -> Result<Ran, Failure> {

@@ -2,7 +2,7 @@
 
 use sortie_protocol::ErrorCode;
 
-use super::{Action, Unit, run};
+use super::{Action, Unit, lines, run};
 use crate::command::Context;
 use crate::failure::Failure;
 use crate::tool::{Ran, Tool};
@@ -44,6 +44,65 @@ pub(super) fn look(context: &Context, name: &str) -> Result<Unit, Failure> {
         unit.enabled = asked.text().trim() == "enabled";
     }
     Ok(unit)
+}
+
+/// What is listed: other units stand for things that are told of otherwise, or come and go with processes.
+const LISTED: &str = "--type=service,socket,timer,path,target";
+
+/// Units of which there is a file, and those that systemd has all the same.
+pub(super) fn list(context: &Context) -> Result<Vec<Unit>, Failure> {
+    let mut units: Vec<Unit> = Vec::new();
+    let files = systemctl("list-unit-files").args(["--no-legend", "--full", LISTED]);
+    lines(context, files, &mut |words| {
+        let [name, state, ..] = *words else { return };
+        // Templates are no units, and the unit that an alias means is listed by its own name.
+        if !name.contains("@.") && state != "alias" {
+            units.push(Unit { file_state: state.to_owned(), ..down(name) });
+        }
+    })?;
+    let loaded = systemctl("list-units").args(["--no-legend", "--full", "--plain", "--all", LISTED]);
+    lines(context, loaded, &mut |words| {
+        let [name, load, active, sub, ..] = *words else { return };
+        let place = units.iter().position(|unit| unit.id == name);
+        let at = match place {
+            Some(at) => at,
+            // Only named by others.
+            None if load == "not-found" => return,
+            None => {
+                units.push(down(name));
+                units.len() - 1
+            }
+        };
+        let unit = &mut units[at];
+        (unit.active, unit.sub) = (active.to_owned(), sub.to_owned());
+    })?;
+    for unit in &mut units {
+        unit.enabled = unit.file_state == "enabled";
+    }
+    // Of SysV scripts systemctl asks systemd-sysv-install, and instances have the file of their template: a word for each.
+    let (mut asked, rest): (Vec<Unit>, Vec<Unit>) = units.into_iter().partition(|unit| {
+        unit.file_state == "generated" || unit.file_state.is_empty() && unit.id.contains('@')
+    });
+    if !asked.is_empty() {
+        let names = asked.iter().map(|unit| unit.id.as_str());
+        let ran = systemctl("is-enabled").args(["--"]).args(names).run(context)?;
+        let said = ran.text();
+        if said.lines().count() == asked.len() {
+            for (unit, word) in asked.iter_mut().zip(said.lines()) {
+                unit.enabled = word == "enabled";
+                if unit.file_state.is_empty() {
+                    word.clone_into(&mut unit.file_state);
+                }
+            }
+        }
+    }
+    asked.extend(rest);
+    Ok(asked)
+}
+
+/// A unit that systemd has not loaded.
+fn down(name: &str) -> Unit {
+    Unit { id: name.to_owned(), active: "inactive".to_owned(), sub: "dead".to_owned(), ..Unit::default() }
 }
 
 /// The value of a property among `key=value` lines; empty where there is none.

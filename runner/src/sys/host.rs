@@ -9,6 +9,8 @@ use std::path::Path;
 pub(crate) struct Name {
     pub(crate) host: String,
     pub(crate) kernel: String,
+    pub(crate) version: String,
+    pub(crate) machine: String,
 }
 
 pub(crate) fn name() -> Name {
@@ -22,7 +24,26 @@ pub(crate) fn name() -> Name {
         let bytes: Vec<u8> = field.iter().map(|c| *c as u8).take_while(|b| *b != 0).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     };
-    Name { host: text(&name.nodename), kernel: text(&name.release) }
+    Name {
+        host: text(&name.nodename),
+        kernel: text(&name.release),
+        version: text(&name.version),
+        machine: text(&name.machine),
+    }
+}
+
+/// What the hypervisor below this machine calls itself; meaningless where there is none. Empty but on x86.
+pub(crate) fn hypervisor() -> String {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[allow(unused_unsafe, reason = "newer versions of Rust call it safe")]
+        // SAFETY: every x86-64 processor has CPUID. Leaves that it does not know hold something else.
+        let leaf = unsafe { core::arch::x86_64::__cpuid(0x4000_0000) };
+        let bytes = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    String::new()
 }
 
 pub(crate) fn uid() -> u32 {
