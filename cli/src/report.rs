@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use sortie_client::protocol::command::exec::ExecResult;
 use sortie_client::protocol::command::facts::FactsResult;
+use sortie_client::protocol::command::file_remove::FileRemoveResult;
 use sortie_client::protocol::command::file_stat::FileStatResult;
 use sortie_client::protocol::command::file_write::FileWriteResult;
 use sortie_client::protocol::command::line_ensure::LineEnsureResult;
@@ -132,6 +133,13 @@ pub(crate) enum Done {
         check: bool,
         #[serde(flatten)]
         result: LineEnsureResult,
+    },
+    /// See the protocol; `path` and `check` are as asked for.
+    FileRemove {
+        path: String,
+        check: bool,
+        #[serde(flatten)]
+        result: FileRemoveResult,
     },
     /// See the protocol; `name` (empty for several packages) and `check` are as asked for.
     Pkg {

@@ -65,6 +65,8 @@ struct Locked {
     directory: Directory,
     /// None where it could not be opened.
     file: Option<Arc<File>>,
+    /// No other session works in the directory.
+    alone: bool,
     /// How many commands of this session use the lock.
     users: usize,
 }
@@ -81,6 +83,14 @@ pub(crate) struct Held {
     locks: Arc<Locks>,
     directory: Directory,
     name: OsString,
+    alone: bool,
+}
+
+impl Held {
+    /// Whether it keeps other sessions away too, and not only other commands of this one.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone
+    }
 }
 
 impl Locks {
@@ -116,20 +126,23 @@ impl Locks {
         if table.names.iter().any(|(directory, held)| *directory == key && held == name) {
             return None;
         }
-        if let Some(locked) = table.directories.iter_mut().find(|locked| locked.directory == key) {
+        let known = table.directories.iter_mut().find(|locked| locked.directory == key);
+        let alone = if let Some(locked) = known {
             locked.users += 1;
+            locked.alone
         } else {
             // A directory that cannot be opened for reading, or a file system without locks, is not locked.
             let file = directory.and_then(|d| d.try_clone().ok()).map(Arc::new);
-            if let Some(file) = &file
-                && matches!(file::try_lock(file), Ok(false))
-            {
-                return None;
-            }
-            table.directories.push(Locked { directory: key, file, users: 1 });
-        }
+            let alone = match file.as_deref().map(file::try_lock) {
+                Some(Ok(false)) => return None,
+                Some(Ok(true)) => true,
+                None | Some(Err(_)) => false,
+            };
+            table.directories.push(Locked { directory: key, file, alone, users: 1 });
+            alone
+        };
         table.names.push((key, name.to_owned()));
-        Some(Held { locks: Arc::clone(self), directory: key, name: name.to_owned() })
+        Some(Held { locks: Arc::clone(self), directory: key, name: name.to_owned(), alone })
     }
 }
 

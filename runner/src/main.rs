@@ -36,6 +36,7 @@ mod sudoers;
 mod sys;
 mod syslog;
 mod tool;
+mod walk;
 mod workers;
 
 use std::ffi::OsString;

@@ -2,13 +2,20 @@
 //!
 //! Knows the file system, not what is done with a path.
 
-use std::fs::{self, Metadata, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::ffi::{CString, OsStr};
+use std::fs::{self, File, Metadata, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use sortie_protocol::ErrorCode;
+use sha2::{Digest, Sha256};
+use sortie_protocol::{ErrorCode, Sha256Hex};
 
+use crate::command::Context;
 use crate::failure::Failure;
+use crate::locks::Held;
+use crate::sys::{at, host};
 
 /// Symbolic links followed before it must be a loop (path_resolution(7)).
 const MOST_LINKS: usize = 40;
@@ -41,6 +48,11 @@ pub(crate) fn check_absolute(path: &str) -> Result<(), Failure> {
         true => Err(Failure::params("path: longer than 4095 bytes")),
         false => Err(Failure::params(format!("path: {path:?} is not absolute"))),
     }
+}
+
+/// Whether a path says that it is one of a directory.
+pub(crate) fn means_directory(path: &str) -> bool {
+    path.ends_with('/') || path.ends_with("/.")
 }
 
 /// The file itself, behind all symbolic links; it need not exist.
@@ -77,6 +89,58 @@ pub(crate) fn present_file(path: &Path) -> Result<Option<Metadata>, Failure> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Failure::io(format!("cannot look at {path:?}"), &error)),
     }
+}
+
+/// A name in a directory that is open: whatever happens to the path of the directory meanwhile, it stays that name in that
+/// directory. Symbolic links above it are followed, and it itself never is.
+pub(crate) struct Place {
+    pub(crate) directory: File,
+    pub(crate) name: CString,
+    /// For messages.
+    pub(crate) path: PathBuf,
+}
+
+impl Place {
+    /// The place that a path names; none where the directory is not there.
+    pub(crate) fn find(path: &Path) -> Result<Option<Self>, Failure> {
+        let failed =
+            |error: io::Error| Failure::io(format!("cannot look at the directory of {path:?}"), &error);
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+        let opened =
+            File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(directory);
+        let directory = match opened {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            opened => opened.map_err(failed)?,
+        };
+        let name = at::name(name).map_err(failed)?;
+        // Without what follows its last name.
+        let path = path.components().collect();
+        Ok(Some(Self { directory, name, path }))
+    }
+
+    /// The right to change it, before all others that ask for it.
+    pub(crate) fn lock(&self, context: &Context) -> Result<Held, Failure> {
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        context.locks.acquire(&context.job, directory, self.path.file_name().unwrap_or_default())
+    }
+
+    /// A name beside it for something that is on its way. It is always the same, so that a run finds what another that was
+    /// killed has left, unless somebody of ours may be at work there besides.
+    pub(crate) fn temporary(&self, held: &Held, prefix: &str) -> Result<CString, Failure> {
+        let name = temporary(self.path.file_name().unwrap_or_default(), held, prefix)?;
+        CString::new(name).map_err(|_| Failure::params("path: contains a NUL byte"))
+    }
+}
+
+/// See [`Place::temporary`].
+pub(crate) fn temporary(name: &OsStr, held: &Held, prefix: &str) -> Result<String, Failure> {
+    let id = match held.is_alone() {
+        true => Sha256Hex::from_bytes(&Sha256::digest(name.as_bytes()).into()).as_str()[..32].to_owned(),
+        false => host::random_id().map_err(|error| Failure::io("no random number", &error))?,
+    };
+    Ok(format!("{prefix}{id}"))
 }
 
 /// Directories that were made for something, taken away again unless they are kept.

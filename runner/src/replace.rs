@@ -9,10 +9,15 @@ use std::path::{Path, PathBuf};
 
 use crate::attributes::Attributes;
 use crate::failure::Failure;
+use crate::locks::Held;
+use crate::path;
 use crate::sys::{fd, file, host};
 
 /// How the names of files that are being written begin; nothing else does.
 const TEMPORARY: &str = ".sortie-tmp-";
+
+/// The same of copies of old files, until they are whole.
+const BACKUP: &str = ".sortie-bak-";
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
@@ -31,6 +36,13 @@ impl Replacement {
     pub(crate) fn begin(target: &Path) -> Result<Self, Failure> {
         let random = host::random_id().map_err(|error| Failure::io("no random number", &error))?;
         Self::begin_as(target, target.with_file_name(format!("{TEMPORARY}{random}")))
+    }
+
+    /// The same by whoever holds the right to change `target`, so that [`clear`] finds it should this run be killed.
+    pub(crate) fn begin_held(target: &Path, held: &Held) -> Result<Self, Failure> {
+        let temporary = beside(target, held, TEMPORARY)?;
+        // Where somebody else has made a file of that name, it is another name.
+        Self::begin_as(target, temporary).or_else(|_| Self::begin(target))
     }
 
     /// The same under a name that the caller chose, in the directory of `target`; nothing may be there.
@@ -88,6 +100,21 @@ impl Drop for Replacement {
     }
 }
 
+/// A path beside `target` for what is on its way there; see [`path::temporary`].
+fn beside(target: &Path, held: &Held, prefix: &str) -> Result<PathBuf, Failure> {
+    Ok(target.with_file_name(path::temporary(target.file_name().unwrap_or_default(), held, prefix)?))
+}
+
+/// Removes what a run that was killed left on its way to `target`.
+pub(crate) fn clear(target: &Path, held: &Held) -> Result<(), Failure> {
+    if held.is_alone() {
+        for prefix in [TEMPORARY, BACKUP] {
+            let _ = fs::remove_file(beside(target, held, prefix)?);
+        }
+    }
+    Ok(())
+}
+
 fn create_new(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
@@ -107,6 +134,15 @@ pub(crate) fn sync_directory_of(path: &Path) -> Result<(), Failure> {
 /// The directory of a path, `.` for a bare name.
 pub(crate) fn directory_of(path: &Path) -> Option<&Path> {
     path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
+}
+
+/// As [`copy`], of the file that `held` is about to replace: `to` is there once it is whole.
+pub(crate) fn back_up(from: &File, target: &Path, held: &Held, to: &Path) -> Result<(), Failure> {
+    let temporary = beside(target, held, BACKUP)?;
+    copy(from, &temporary)?;
+    fs::rename(&temporary, to)
+        .map_err(|error| Failure::io(format!("cannot make the backup {to:?}"), &error))?;
+    sync_directory_of(to)
 }
 
 /// Copies a file with owner, mode and attributes to a path that must not exist.

@@ -6,8 +6,10 @@ mod runner_support;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
-use anyhow::Result;
-use runner_support::{Dir, Session};
+use anyhow::{Context as _, Result, ensure};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use runner_support::{Dir, Session, cmd, with};
 use serde_json::{Value, json};
 use sortie_tests::require_root;
 
@@ -24,6 +26,62 @@ async fn refuses_wrong_paths(session: &mut Session, command: &str, params: &Valu
         assert!(error["message"].as_str().unwrap_or_default().starts_with("path"), "{error}");
     }
     Ok(())
+}
+
+/// Asks first what would be done, then has it done, and both have to say the same. The result.
+async fn as_checked(session: &mut Session, command: &str, params: &Value) -> Result<Value> {
+    let mut said = Vec::new();
+    for check in [true, false] {
+        let id = session.next_id();
+        let frame = with(cmd(&id, command, params.clone()), json!({"check": check, "diff": true}));
+        let mut answer = session.ask(&frame).await?;
+        ensure!(answer["type"] == "DONE", "check {check}: {answer}");
+        said.push(answer["data"]["result"].take());
+    }
+    assert_eq!(said[0], said[1], "{command} {params}");
+    said.pop().context("an answer")
+}
+
+/// Everything below a directory with what a change would change, in a form that can be compared.
+fn snapshot(top: &Path) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(top)? {
+        let path = entry?.path();
+        let found = std::fs::symlink_metadata(&path)?;
+        all.push(format!(
+            "{path:?} {:o} {}:{} {} {}.{} {}.{}",
+            found.mode(),
+            found.uid(),
+            found.gid(),
+            found.ino(),
+            found.mtime(),
+            found.mtime_nsec(),
+            found.ctime(),
+            found.ctime_nsec()
+        ));
+        if found.is_dir() {
+            all.extend(snapshot(&path)?);
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+/// A mount, gone at the end.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn new(args: &[&str], at: &Path) -> Result<Self> {
+        let status = std::process::Command::new("mount").args(args).arg(at).status()?;
+        ensure!(status.success(), "mount {args:?} {at:?}");
+        Ok(Self(at.to_owned()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }
 
 #[tokio::test]
@@ -103,8 +161,9 @@ async fn stat_tells_extended_attributes_of_files_and_of_links_themselves() -> Re
     symlink("f", dir.at("link"))?;
     let set = |path: &Path, name: &str, value: &str| {
         let args = ["-h", "-n", name, "-v", value];
-        let status = std::process::Command::new("setfattr").args(args).arg(path).status();
-        anyhow::Ok(assert!(status?.success(), "setfattr {name}"))
+        let status = std::process::Command::new("setfattr").args(args).arg(path).status()?;
+        anyhow::ensure!(status.success(), "setfattr {name}");
+        Ok(())
     };
     sortie_tests::require_programs!("setfattr");
     set(Path::new(&file), "user.a", "0x00ff")?;
@@ -114,5 +173,235 @@ async fn stat_tells_extended_attributes_of_files_and_of_links_themselves() -> Re
     assert_eq!(stat["xattrs"], json!({"user.a": "AP8=", "trusted.b": "cGxhaW4="}));
     let stat = session.done("file_stat", json!({"path": dir.text("link")})).await?;
     assert_eq!(stat["xattrs"], json!({"trusted.of-link": "cGxhaW4="}));
+    session.finish().await
+}
+
+#[tokio::test]
+async fn what_is_removed_is_gone_and_a_second_time_nothing_changes() -> Result<()> {
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    dir.write("kept", "x")?;
+    dir.write("f", "hello\n")?;
+    symlink("kept", dir.at("link"))?;
+    symlink("nowhere", dir.at("dangling"))?;
+    nix::unistd::mkfifo(&dir.at("fifo"), Mode::S_IRWXU)?;
+    for (name, kind) in [("f", "file"), ("link", "link"), ("dangling", "link"), ("fifo", "fifo")] {
+        let params = json!({"path": dir.text(name)});
+        let result = as_checked(&mut session, "file_remove", &params).await?;
+        assert_eq!(
+            (&result["changed"], &result["kind"], &result["removed"]),
+            (&json!(true), &json!(kind), &json!(1))
+        );
+        let again = session.done("file_remove", params).await?;
+        assert_eq!(again, json!({"changed": false}));
+    }
+    assert_eq!(dir.names()?, ["kept"]);
+    for absent in ["absent", "absent/below", "kept/below"] {
+        let result = as_checked(&mut session, "file_remove", &json!({"path": dir.text(absent)})).await?;
+        assert_eq!(result, json!({"changed": false, "diff": ""}));
+    }
+    session.finish().await
+}
+
+#[tokio::test]
+async fn a_check_of_removal_changes_nothing_and_the_diff_shows_what_goes() -> Result<()> {
+    require_root!();
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    let file = dir.write("f", "one\ntwo\n")?;
+    chmod(&file, 0o640)?;
+    std::fs::create_dir_all(dir.at("d/sub"))?;
+    chmod(dir.at("d"), 0o2750)?;
+    dir.write("d/a\nb", "")?;
+    symlink("../f", dir.at("d/sub/link"))?;
+    let before = snapshot(dir.path())?;
+    let checked = async |session: &mut Session, params: Value| -> Result<Value> {
+        let id = session.next_id();
+        let frame = with(cmd(&id, "file_remove", params), json!({"check": true, "diff": true}));
+        Ok(session.ask(&frame).await?["data"]["result"].take())
+    };
+    let result = checked(&mut session, json!({"path": file})).await?;
+    assert_eq!(
+        result["diff"],
+        format!(
+            "--- {file}\n+++ /dev/null\n@@ -1,2 +0,0 @@\n-one\n-two\n--- {file} (attributes)\n+++ /dev/null\n@@ -1,4 +0,0 @@\n\
+             -type file\n-owner root\n-group root\n-mode 0640\n"
+        )
+    );
+    let path = dir.text("d");
+    let result = checked(&mut session, json!({"path": path, "recursive": true})).await?;
+    assert_eq!(result["removed"], 4);
+    assert_eq!(
+        result["diff"],
+        format!(
+            "--- {path} (names)\n+++ /dev/null\n@@ -1,3 +0,0 @@\n-a\\nb\n-sub/\n-sub/link\n\
+             --- {path} (attributes)\n+++ /dev/null\n@@ -1,4 +0,0 @@\n-type directory\n-owner root\n-group root\n-mode 2750\n"
+        )
+    );
+    let result = checked(&mut session, json!({"path": file, "sensitive": true})).await?;
+    assert_eq!(result["diff"], "(withheld: the content is sensitive)\n");
+    assert_eq!(snapshot(dir.path())?, before);
+    session.finish().await
+}
+
+#[tokio::test]
+async fn a_directory_goes_only_when_asked_for_and_then_with_everything_in_it() -> Result<()> {
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    let outside = dir.write("outside", "stays")?;
+    std::fs::create_dir_all(dir.at("d/a/b/c"))?;
+    std::fs::create_dir_all(dir.at("target/in"))?;
+    dir.write("target/in/f", "stays")?;
+    for number in 0..300 {
+        dir.write(&format!("d/a/{number}"), "x")?;
+    }
+    symlink(dir.at("target"), dir.at("d/a/b/to-directory"))?;
+    symlink(&outside, dir.at("d/a/b/to-file"))?;
+    symlink(dir.at("target"), dir.at("link"))?;
+    let path = dir.text("d");
+    for params in [json!({"path": path}), json!({"path": dir.text("d/")})] {
+        for check in [true, false] {
+            let frame = with(cmd(&session.next_id(), "file_remove", params.clone()), json!({"check": check}));
+            let error = session.failed("CONFLICT", &frame).await?;
+            assert!(error["message"].as_str().unwrap_or_default().contains("recursive"), "{error}");
+        }
+    }
+    // A slash at the end means a directory, and a link to one is none.
+    session.error("CONFLICT", "file_remove", json!({"path": dir.text("link/"), "recursive": true})).await?;
+    let result = as_checked(&mut session, "file_remove", &json!({"path": path, "recursive": true})).await?;
+    assert_eq!((&result["kind"], &result["removed"]), (&json!("directory"), &json!(306)));
+    assert_eq!(dir.names()?, ["link", "outside", "target"]);
+    assert!(dir.at("target/in/f").exists());
+    session.done("file_remove", json!({"path": dir.text("link"), "recursive": true})).await?;
+    assert_eq!(dir.names()?, ["outside", "target"]);
+    session.finish().await
+}
+
+#[tokio::test]
+async fn a_tree_deeper_than_any_path_is_removed() -> Result<()> {
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    std::fs::create_dir(dir.at("d"))?;
+    let mut deep: std::os::fd::OwnedFd = std::fs::File::open(dir.at("d"))?.into();
+    for _ in 0..3_000 {
+        mkdirat(&deep, "below", Mode::S_IRWXU)?;
+        deep = openat(&deep, "below", OFlag::O_DIRECTORY, Mode::empty())?;
+    }
+    drop(deep);
+    let result = session.done("file_remove", json!({"path": dir.text("d"), "recursive": true})).await?;
+    assert_eq!(result["removed"], 3_001);
+    assert_eq!(dir.names()?, [""; 0]);
+    session.finish().await
+}
+
+#[tokio::test]
+async fn roots_and_mount_points_are_never_removed() -> Result<()> {
+    require_root!();
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    refuses_wrong_paths(&mut session, "file_remove", &json!({"recursive": true})).await?;
+    for path in ["/", "//", "/.", "/..", "/tmp/..", &dir.text("..")] {
+        let error =
+            session.error("INVALID_PARAMS", "file_remove", json!({"path": path, "recursive": true})).await?;
+        assert!(error["message"].as_str().unwrap_or_default().starts_with("path"), "{error}");
+    }
+    std::fs::create_dir_all(dir.at("d/tmpfs"))?;
+    std::fs::create_dir_all(dir.at("d/bound dir"))?;
+    std::fs::create_dir_all(dir.at("other"))?;
+    dir.write("d/before", "x")?;
+    let file = dir.write("d/bound-file", "x")?;
+    let other = dir.write("other/f", "stays")?;
+    for (args, at) in [
+        (vec!["-t", "tmpfs", "sortie-suite"], dir.at("d/tmpfs")),
+        (vec!["--bind", &dir.text("other")], dir.at("d/bound dir")),
+        (vec!["--bind", &other], Path::new(&file).to_owned()),
+    ] {
+        let mounted = Mounted::new(&args, &at)?;
+        for path in [&dir.at("d"), &at] {
+            let params = json!({"path": path, "recursive": true});
+            for check in [true, false] {
+                let frame =
+                    with(cmd(&session.next_id(), "file_remove", params.clone()), json!({"check": check}));
+                let error = session.failed("CONFLICT", &frame).await?;
+                let said = error["message"].as_str().unwrap_or_default();
+                assert!(said.contains("mount point") && said.contains(&*at.to_string_lossy()), "{error}");
+            }
+        }
+        assert!(dir.at("d/before").exists() && dir.at("other/f").exists());
+        drop(mounted);
+    }
+    session.done("file_remove", json!({"path": dir.text("d"), "recursive": true})).await?;
+    assert_eq!(dir.names()?, ["other"]);
+    session.finish().await
+}
+
+#[tokio::test]
+async fn who_swaps_directories_for_links_meanwhile_loses_nothing_else() -> Result<()> {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    std::fs::create_dir(dir.at("precious"))?;
+    for number in 0..20 {
+        dir.write(&format!("precious/{number}"), "stays")?;
+    }
+    std::fs::create_dir(dir.at("top"))?;
+    let stop = std::sync::Arc::new(AtomicBool::new(false));
+    let swapping = {
+        let (top, precious, stop) = (dir.at("top"), dir.at("precious"), stop.clone());
+        std::thread::spawn(move || {
+            // Whatever of this fails, because it was removed meanwhile, is tried again.
+            while !stop.load(Relaxed) {
+                let (place, aside) = (top.join("sub"), top.join("aside"));
+                let _ = std::fs::create_dir_all(&place);
+                let _ = std::fs::write(place.join("f"), "x");
+                let _ = std::fs::rename(&place, &aside);
+                let _ = symlink(&precious, &place);
+                let _ = std::fs::remove_file(&place);
+                let _ = std::fs::rename(&aside, &place);
+            }
+        })
+    };
+    for _ in 0..300 {
+        let params = json!({"path": dir.text("top"), "recursive": true});
+        let id = session.next_id();
+        let answer = session.ask(&cmd(&id, "file_remove", params)).await?;
+        ensure!(answer["type"] == "DONE" || answer["type"] == "ERROR", "{answer}");
+    }
+    stop.store(true, Relaxed);
+    ensure!(swapping.join().is_ok(), "the thread panicked");
+    assert_eq!(std::fs::read_dir(dir.at("precious"))?.count(), 20);
+    session.done("file_remove", json!({"path": dir.text("top"), "recursive": true})).await?;
+    assert_eq!(dir.names()?, ["precious"]);
+    session.finish().await
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_is_named_and_what_is_left_is_in_its_place() -> Result<()> {
+    require_root!();
+    sortie_tests::require_programs!("chattr");
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    let small = dir.at("small");
+    std::fs::create_dir(&small)?;
+    let mounted = Mounted::new(&["-t", "tmpfs", "sortie-suite"], &small)?;
+    std::fs::create_dir_all(dir.at("small/d/sub"))?;
+    let held = dir.write("small/d/sub/immutable", "x")?;
+    let set = |flag: &str| std::process::Command::new("chattr").args([flag, &held]).output();
+    if !set("+i")?.status.success() {
+        sortie_tests::skip!("this kernel's tmpfs knows no immutable files");
+    }
+    let params = json!({"path": dir.text("small/d"), "recursive": true});
+    let error = session.error("PERMISSION_DENIED", "file_remove", params.clone()).await?;
+    let said = error["message"].as_str().unwrap_or_default();
+    assert!(said.contains("immutable") && said.contains("is in its place"), "{error}");
+    assert!(Path::new(&held).exists());
+    set("-i")?;
+    session.done("file_remove", params).await?;
+    assert_eq!(std::fs::read_dir(&small)?.count(), 0);
+    let status = std::process::Command::new("mount").args(["-o", "remount,ro"]).arg(&small).status()?;
+    ensure!(status.success(), "remount");
+    let absent = session.done("file_remove", json!({"path": dir.text("small/absent")})).await?;
+    assert_eq!(absent["changed"], false);
+    drop(mounted);
     session.finish().await
 }

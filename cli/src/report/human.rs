@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
+use sortie_client::error::printable;
 use sortie_client::protocol::command::file_stat::FileStatResult;
 use sortie_client::protocol::command::pkg_ensure::PackageVersions;
 use sortie_client::protocol::message::{Level, Progress, Strings};
@@ -211,9 +212,7 @@ impl Human {
                 let backup =
                     result.backup_path.map_or_else(String::new, |path| format!("; old file kept as {path}"));
                 page.result(&format!("{host}: {path}: {what}{backup}"));
-                if let Some(diff) = result.diff {
-                    page.result(diff.trim_end_matches('\n'));
-                }
+                differences(result.diff, page);
             }
             Done::FileStat { path, result } => {
                 page.result(&format!("{host}: {path}: {}", described(*result)));
@@ -230,9 +229,20 @@ impl Human {
                 let backup =
                     result.backup_path.map_or_else(String::new, |path| format!("; old file kept as {path}"));
                 page.result(&format!("{host}: {path}: {what}{new}{backup}"));
-                if let Some(diff) = result.diff.filter(|diff| !diff.is_empty()) {
-                    page.result(diff.trim_end_matches('\n'));
-                }
+                differences(result.diff, page);
+            }
+            Done::FileRemove { path, check, result } => {
+                let below = match result.removed {
+                    0 | 1 => String::new(),
+                    all => format!(" with all {} in it", all - 1),
+                };
+                let what = match (result.changed, check) {
+                    (false, _) => "unchanged: nothing is there".to_owned(),
+                    (true, true) => format!("would be removed: {}{below}", result.kind),
+                    (true, false) => format!("removed: {}{below}", result.kind),
+                };
+                page.result(&format!("{host}: {path}: {what}"));
+                differences(result.diff, page);
             }
             Done::Pkg { name, check, result } => {
                 let what = done_to(&result.action, result.changed, check);
@@ -252,9 +262,7 @@ impl Human {
                 for package in result.also_changed {
                     page.result(&format!("{host}: {}, with it: {}", package.name, versions(&package)));
                 }
-                if let Some(diff) = result.diff.filter(|diff| !diff.is_empty()) {
-                    page.result(diff.trim_end_matches('\n'));
-                }
+                differences(result.diff, page);
             }
             Done::Service { name, check, result } => {
                 let what = done_to(&result.action, result.changed, check);
@@ -271,9 +279,7 @@ impl Human {
                     let text = harmless(note.as_bytes());
                     page.tell("33", host, &String::from_utf8_lossy(&text));
                 }
-                if let Some(diff) = result.diff.filter(|diff| !diff.is_empty()) {
-                    page.result(diff.trim_end_matches('\n'));
-                }
+                differences(result.diff, page);
             }
             Done::Harden { check, result } => {
                 let what = match (result.changed, check) {
@@ -288,9 +294,7 @@ impl Human {
                     let text = harmless(warning.as_bytes());
                     page.tell("33", host, &String::from_utf8_lossy(&text));
                 }
-                if let Some(diff) = result.diff.filter(|diff| !diff.is_empty()) {
-                    page.result(diff.trim_end_matches('\n'));
-                }
+                differences(result.diff, page);
             }
             Done::Facts(facts) => {
                 for line in super::facts::lines(&facts) {
@@ -371,6 +375,12 @@ fn failed(failure: &Failure, page: &mut Page<'_>) {
     page.tell("31", &failure.host, &format!("{}{advice}{code}", failure.message));
 }
 
+fn differences(diff: Option<String>, page: &mut Page<'_>) {
+    if let Some(diff) = diff.filter(|diff| !diff.is_empty()) {
+        page.result(diff.trim_end_matches('\n'));
+    }
+}
+
 /// What a path is, in a line.
 fn described(found: FileStatResult) -> String {
     if !found.exists {
@@ -380,7 +390,8 @@ fn described(found: FileStatResult) -> String {
     let group = found.group_name.unwrap_or(found.group);
     let size =
         if found.kind == "file" { format!(", {}", size(found.size.unwrap_or(0))) } else { String::new() };
-    let target = found.target.map_or_else(String::new, |target| format!(" -> {target}"));
+    let target =
+        found.target.map_or_else(String::new, |target| format!(" -> {}", printable(target.as_bytes(), 4096)));
     let checksum = found.checksum.map_or_else(String::new, |digest| format!(", sha256 {digest}"));
     format!("{}{target}{size}, {} {owner}:{group}, {}{checksum}", found.kind, found.mode, found.mtime)
 }

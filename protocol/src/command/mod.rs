@@ -10,6 +10,7 @@ use crate::encode::Object;
 pub mod exec;
 pub mod facts;
 pub mod file_read;
+pub mod file_remove;
 pub mod file_stat;
 pub mod file_write;
 pub mod ini_ensure;
@@ -119,6 +120,7 @@ commands! {
     LineEnsure, line_ensure::LineEnsure -> LineEnsureResult, "line_ensure", "line.ensure";
     IniEnsure, ini_ensure::IniEnsure -> IniEnsureResult, "ini_ensure", "ini.ensure";
     Facts, facts::Facts -> FactsResult, "facts", "facts";
+    FileRemove, file_remove::FileRemove -> FileRemoveResult, "file_remove", "file.remove";
 }
 
 /// The part of any params that announces INPUT.

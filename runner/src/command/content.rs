@@ -2,7 +2,7 @@
 //! second time in memory. And the digest of the content that a file has.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -174,6 +174,31 @@ pub(super) fn digest(context: &Context, mut file: &File, path: &Path) -> Result<
         }
         hash.update(&buffer[..count]);
     }
+}
+
+/// Largest content that a diff is made of, in bytes.
+pub(super) const MOST_DIFFED: u64 = 1024 * 1024;
+
+/// What stands in the place of a diff of something sensitive.
+pub(super) const WITHHELD: &str = "(withheld: the content is sensitive)\n";
+
+/// The diff between the content of a file, if there is one, and the new one, if there is to be one.
+pub(super) fn difference(path: &Path, old: Option<&File>, new: Option<Vec<u8>>) -> Result<String, Failure> {
+    let mut before = Vec::new();
+    if let Some(mut old) = old {
+        let read = old.rewind().and_then(|()| old.take(MOST_DIFFED + 1).read_to_end(&mut before));
+        read.map_err(|error| Failure::io(format!("cannot read the present {path:?}"), &error))?;
+    }
+    if before.len() as u64 > MOST_DIFFED {
+        return Ok("(the present content is too large for a diff)\n".to_owned());
+    }
+    let name = |is_there| if is_there { path.to_string_lossy() } else { "/dev/null".into() };
+    let (from, to) = (name(old.is_some()), name(new.is_some()));
+    let (Ok(before), Ok(after)) = (String::from_utf8(before), String::from_utf8(new.unwrap_or_default()))
+    else {
+        return Ok("(binary content differs)\n".to_owned());
+    };
+    Ok(crate::diff::bounded(crate::diff::unified(&from, &to, &before, &after)))
 }
 
 fn invalid_base64() -> Failure {

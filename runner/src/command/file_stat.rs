@@ -2,9 +2,8 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -16,7 +15,7 @@ use sortie_protocol::time::Timestamp;
 use super::{Context, content};
 use crate::attributes::{Attributes, kind};
 use crate::failure::Failure;
-use crate::sys::{file, host};
+use crate::sys::{at, file, host};
 use crate::{job, path};
 
 /// Bytes of extended attributes that are told.
@@ -27,10 +26,8 @@ pub(super) fn run(context: &Context) -> Result<FileStatResult, Failure> {
     path::check_absolute(&params.path)?;
     let path = Path::new(&params.path);
     let failed = |error: &std::io::Error| Failure::io(format!("cannot look at {path:?}"), error);
-    // A descriptor that only names it (open(2), O_PATH): nothing is read, no device or FIFO is opened, and all that follows
-    // is about one and the same object whatever happens to the name.
-    let flags = libc::O_PATH | if params.follow { 0 } else { libc::O_NOFOLLOW };
-    let place = match File::options().read(true).custom_flags(flags).open(path) {
+    // All that follows is about one and the same object, whatever happens to the name.
+    let place = match at::place(path, params.follow) {
         Ok(place) => place,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(FileStatResult::default());
@@ -60,7 +57,7 @@ pub(super) fn run(context: &Context) -> Result<FileStatResult, Failure> {
         (result.target, result.target_encoding) = (Some(target), encoding);
     }
     if params.checksum && kind == "file" {
-        let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
+        let file = File::open(at::behind(&place))
             .map_err(|error| Failure::io(format!("cannot read {path:?}"), &error))?;
         result.checksum = Some(content::digest(context, &file, path)?.to_string());
     }

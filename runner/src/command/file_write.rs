@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
-use std::io::Read;
+use std::io::Read as _;
 use std::path::Path;
 
 use serde_json::value::RawValue;
@@ -18,13 +18,11 @@ use crate::attributes::{self, Attributes, Wanted};
 use crate::failure::Failure;
 use crate::job;
 use crate::lines::Edited;
+use crate::locks::Held;
 use crate::output::now;
 use crate::path::{self, Parents, present_file};
 use crate::replace::{self, Replacement, directory_of};
 use crate::tool::Tool;
-
-/// Largest content that a diff is made of, in bytes.
-const MOST_DIFFED: u64 = 1024 * 1024;
 
 /// Largest file that is edited, in bytes.
 const MOST_EDITED: u64 = 4 * 1024 * 1024;
@@ -113,11 +111,13 @@ fn put(
         if old.is_none() {
             parents.make(&path)?;
         }
-        held = Some(context.locks.acquire(
+        let right = context.locks.acquire(
             &context.job,
             directory_of(&path).unwrap_or(Path::new("/")),
             path.file_name().unwrap_or(OsStr::new("")),
-        )?);
+        )?;
+        replace::clear(&path, &right)?;
+        held = Some(right);
         // Again, now that nobody else of ours changes it.
         old = present_file(&path)?;
     }
@@ -125,10 +125,8 @@ fn put(
         content = Content::Made(make(read(context, &path, old.as_ref())?)?);
     }
     let write = Write { context, params, content: &content, wanted, path: &path };
-    if context.check() {
-        return write.check(old.as_ref());
-    }
-    let result = write.write(old.as_ref())?;
+    let Some(held) = held else { return write.check(old.as_ref()) };
+    let result = write.write(old.as_ref(), &held)?;
     drop(held);
     parents.keep();
     Ok(result)
@@ -205,7 +203,7 @@ impl Write<'_> {
         })
     }
 
-    fn write(&self, old: Option<&Metadata>) -> Result<FileWriteResult, Failure> {
+    fn write(&self, old: Option<&Metadata>, held: &Held) -> Result<FileWriteResult, Failure> {
         let plan = self.plan(old)?;
         let mut kept = Kept::new(self.wants_diff());
         // Inline content is compared before anything is written; what comes by INPUT has to be written to be known.
@@ -215,7 +213,7 @@ impl Write<'_> {
                 return self.only_attributes(&plan, &checksum);
             }
         }
-        let mut replacement = Replacement::begin(self.path)?;
+        let mut replacement = Replacement::begin_held(self.path, held)?;
         let (checksum, length) = self.digest(&mut |bytes| {
             kept.push(bytes);
             replacement.write(bytes)
@@ -228,7 +226,7 @@ impl Write<'_> {
         self.validate(replacement.path())?;
         let diff = self.diff(&plan, Some(kept))?;
         let backup_path = match &plan.old {
-            Some(old) if self.params.backup => Some(self.back_up(old)?),
+            Some(old) if self.params.backup => Some(self.back_up(old, held)?),
             _ => None,
         };
         let result = self.context.job.commit().and_then(|()| replacement.commit());
@@ -313,14 +311,14 @@ impl Write<'_> {
         Err(Failure::new(ErrorCode::ValidationFailed, message).detail("exit_code", ran.exit_code.to_string()))
     }
 
-    fn back_up(&self, mut old: &File) -> Result<String, Failure> {
+    fn back_up(&self, mut old: &File, held: &Held) -> Result<String, Failure> {
         use std::io::Seek;
         old.rewind()
             .map_err(|error| Failure::io(format!("cannot read the present {:?}", self.path), &error))?;
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.bak", now()));
         let backup = self.path.with_file_name(name);
-        replace::copy(old, &backup)?;
+        replace::back_up(old, self.path, held, &backup)?;
         Ok(backup.to_string_lossy().into_owned())
     }
 
@@ -334,7 +332,7 @@ impl Write<'_> {
             return Ok(None);
         }
         if self.params.sensitive && (new.is_some() || plan.attributes_differ()) {
-            return Ok(Some("(withheld: the content is sensitive)\n".to_owned()));
+            return Ok(Some(content::WITHHELD.to_owned()));
         }
         let mut diff = match new {
             Some(new) => self.content_diff(plan.old.as_ref(), new)?,
@@ -349,21 +347,7 @@ impl Write<'_> {
         let Some(new) = new.bytes else {
             return Ok("(the new content is too large for a diff)\n".to_owned());
         };
-        let mut before = Vec::new();
-        if let Some(mut old) = old {
-            use std::io::Seek;
-            let read = old.rewind().and_then(|()| old.take(MOST_DIFFED + 1).read_to_end(&mut before));
-            read.map_err(|error| Failure::io(format!("cannot read the present {:?}", self.path), &error))?;
-        }
-        if before.len() as u64 > MOST_DIFFED {
-            return Ok("(the present content is too large for a diff)\n".to_owned());
-        }
-        let (Ok(before), Ok(after)) = (String::from_utf8(before), String::from_utf8(new)) else {
-            return Ok("(binary content differs)\n".to_owned());
-        };
-        let from = if old.is_some() { self.path.to_string_lossy() } else { "/dev/null".into() };
-        let diff = crate::diff::unified(&from, &self.path.to_string_lossy(), &before, &after);
-        Ok(crate::diff::bounded(diff))
+        content::difference(self.path, old, Some(new))
     }
 }
 
@@ -380,7 +364,7 @@ impl Kept {
 
     fn push(&mut self, bytes: &[u8]) {
         if let (true, Some(kept)) = (self.wanted, &mut self.bytes) {
-            if (kept.len() + bytes.len()) as u64 > MOST_DIFFED {
+            if (kept.len() + bytes.len()) as u64 > content::MOST_DIFFED {
                 self.bytes = None;
             } else {
                 kept.extend_from_slice(bytes);

@@ -21,6 +21,7 @@ mod content;
 mod exec;
 mod facts;
 mod file_read;
+mod file_remove;
 mod file_stat;
 mod file_write;
 mod ini_ensure;
@@ -61,6 +62,7 @@ handlers! {
     LineEnsure => line_ensure;
     IniEnsure => ini_ensure;
     Facts => facts;
+    FileRemove => file_remove;
 }
 
 /// Bytes of small frames that the peer has not read, beyond which it is told nothing of progress.

@@ -4,6 +4,10 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use super::at;
 
 /// Every extended attribute of `from` that `to` may have: attr(5), acl(5). File systems without them have none to copy.
 ///
@@ -28,6 +32,31 @@ pub(crate) fn copy_attributes(from: &File, to: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// The first mount point that is the object behind `place` or something below it: proc_pid_mountinfo(5).
+pub(crate) fn mounted_within(place: &File) -> Option<PathBuf> {
+    let top = std::fs::read_link(at::behind(place)).ok()?;
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mut points = mounts.split(|&b| b == b'\n').filter_map(|line| line.split(|&b| b == b' ').nth(4));
+    points.find_map(|point| {
+        let point = PathBuf::from(std::ffi::OsString::from_vec(unescaped(point)));
+        point.starts_with(&top).then_some(point)
+    })
+}
+
+/// Space, tab, newline and backslash are written as a backslash and three octal digits.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    let mut rest = text;
+    while let [first, after @ ..] = rest {
+        let digits = after.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(u8::is_ascii_digit));
+        let code = digits
+            .map(|digits| digits.iter().fold(0_u8, |n, digit| n.wrapping_mul(8).wrapping_add(digit - b'0')));
+        plain.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &after[3..] } else { after };
+    }
+    plain
+}
+
 /// Every extended attribute of what is behind `place`, which may have been opened with O_PATH alone; those that this user
 /// cannot read are left out.
 pub(crate) fn attributes_behind(place: &File) -> Vec<(String, Vec<u8>)> {
@@ -40,11 +69,10 @@ pub(crate) fn link_behind(place: &File) -> io::Result<std::ffi::OsString> {
     Ok(nix::fcntl::readlinkat(place, c"")?)
 }
 
-/// The object behind a descriptor by its name in /proc (proc_pid_fd(5)): what is refused for a descriptor that was opened with
-/// O_PATH is done for this, and a symbolic link that is the object itself is not followed.
+/// See [`at::behind`].
 fn behind(place: &File) -> CString {
     // Digits and letters: there is no NUL.
-    CString::new(format!("/proc/self/fd/{}", place.as_raw_fd())).unwrap_or_default()
+    at::name(at::behind(place).as_os_str()).unwrap_or_default()
 }
 
 fn attribute_names(file: &File) -> io::Result<Vec<CString>> {
@@ -112,5 +140,16 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(std::fs::TryLockError::WouldBlock) => Ok(false),
         Err(std::fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_with_spaces_are_read() {
+        assert_eq!(unescaped(br"/a\040b\134c\"), br"/a b\c\");
+        assert_eq!(unescaped(br"/plain\04"), br"/plain\04");
     }
 }

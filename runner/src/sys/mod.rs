@@ -2,6 +2,7 @@
 //!
 //! All `unsafe` of the runner lives below this module, each with the reason why it holds.
 
+pub(crate) mod at;
 pub(crate) mod bounds;
 pub(crate) mod cgroup;
 pub(crate) mod fd;

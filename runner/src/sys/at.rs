@@ -1,0 +1,96 @@
+//! Names in open directories: what happens to the path of a directory meanwhile does not matter to these.
+//!
+//! Descriptors may have been opened with O_PATH alone; nothing here follows a symbolic link.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::Mode;
+use nix::unistd::{AccessFlags, UnlinkatFlags};
+
+/// The object behind a descriptor by its name in /proc (proc_pid_fd(5)): what is refused for a descriptor that was opened with
+/// O_PATH is done for this, and a symbolic link that is the object itself is not followed.
+pub(crate) fn behind(place: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()))
+}
+
+/// A name of a directory's entry.
+///
+/// # Errors
+/// For one with a NUL in it, which none has.
+pub(crate) fn name(name: &OsStr) -> io::Result<CString> {
+    CString::new(name.as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// What a path names, as far as naming goes: nothing is opened for reading, and no device or FIFO is touched.
+pub(crate) fn place(path: &Path, follow: bool) -> io::Result<File> {
+    let flags = libc::O_PATH | if follow { 0 } else { libc::O_NOFOLLOW };
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
+/// The same of a name in a directory.
+pub(crate) fn place_in(directory: &File, name: &CStr) -> io::Result<File> {
+    open(directory, name, OFlag::O_PATH)
+}
+
+/// A directory in a directory, for its entries.
+pub(crate) fn directory_in(directory: &File, name: &CStr) -> io::Result<File> {
+    open(directory, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+}
+
+fn open(directory: &File, name: &CStr, flags: OFlag) -> io::Result<File> {
+    let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    Ok(nix::fcntl::openat(directory, name, flags, Mode::empty())?.into())
+}
+
+/// The entries of an open directory, each with whether it is a directory, as far as the file system says so at once.
+pub(crate) fn entries(directory: &File) -> io::Result<std::fs::ReadDir> {
+    std::fs::read_dir(behind(directory))
+}
+
+/// What is there under this name; none if nothing is.
+pub(crate) fn look(directory: &File, name: &CStr) -> io::Result<Option<Metadata>> {
+    match place_in(directory, name).and_then(|place| place.metadata()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+pub(crate) fn unlink(directory: &File, name: &CStr) -> io::Result<()> {
+    Ok(nix::unistd::unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)?)
+}
+
+pub(crate) fn rmdir(directory: &File, name: &CStr) -> io::Result<()> {
+    Ok(nix::unistd::unlinkat(directory, name, UnlinkatFlags::RemoveDir)?)
+}
+
+pub(crate) fn rename(directory: &File, from: &CStr, to: &CStr) -> io::Result<()> {
+    Ok(nix::fcntl::renameat(directory, from, directory, to)?)
+}
+
+/// Whether this user may make and remove names in the directory, as far as its permissions and file system say.
+pub(crate) fn writable(directory: &File) -> io::Result<()> {
+    let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
+    Ok(nix::unistd::faccessat(directory, c".", wanted, AtFlags::empty())?)
+}
+
+/// The mount that an open file is on, by its number: proc_pid_fdinfo(5).
+pub(crate) fn mount_of(place: &File) -> io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", place.as_raw_fd()))?;
+    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+    id.ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// Writes the names in a directory to the disk; file systems that cannot are passed over.
+pub(crate) fn sync(directory: &File) -> io::Result<()> {
+    match directory_in(directory, c".").and_then(|directory| directory.sync_all()) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EINVAL)) => Ok(()),
+        result => result,
+    }
+}
