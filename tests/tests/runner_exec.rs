@@ -238,8 +238,14 @@ async fn a_check_runs_nothing_but_refuses_what_could_not_run() -> Result<()> {
     let id = session.next_id();
     let frame = with(shell(&id, &format!("touch {}", dir.text("ran"))), json!({"check": true}));
     let answer = session.ask(&frame).await?;
-    assert_eq!(answer["data"]["result"]["skipped"], true, "{answer}");
+    assert_eq!(
+        answer["data"]["result"],
+        json!({"exit_code": 0, "duration": 0.0, "skipped": true, "would_run": true})
+    );
     assert!(dir.names()?.is_empty());
+    let kept_from_it = cmd("k", "exec", json!({"command": "true", "creates": dir.text("")}));
+    let answer = session.ask(&with(kept_from_it, json!({"check": true}))).await?;
+    assert_eq!(answer["data"]["result"], json!({"exit_code": 0, "duration": 0.0, "skipped": true}));
     let frame = with(cmd("e", "exec", json!({})), json!({"check": true}));
     session.failed("INVALID_PARAMS", &frame).await?;
     session.finish().await

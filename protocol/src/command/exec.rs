@@ -145,6 +145,9 @@ pub struct ExecResult {
     /// Nothing was run, because of `check`, `creates` or `removes`.
     #[serde(skip_serializing_if = "is_default")]
     pub skipped: bool,
+    /// With `check`: without it the program would be run.
+    #[serde(skip_serializing_if = "is_default")]
+    pub would_run: bool,
     /// How the process tree was kept together: `cgroup`, in a leaf of the session's systemd scope, or `subreaper`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub containment: String,
@@ -154,7 +157,7 @@ shown!(ExecResult:
     exit_code
     [stdout stdout_encoding stdout_gap stderr stderr_encoding stderr_gap]
     duration
-    [signal stdout_open left_running skipped containment]);
+    [signal stdout_open left_running skipped would_run containment]);
 
 /// A hole in captured output: head and tail were kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

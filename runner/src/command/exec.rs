@@ -33,8 +33,9 @@ pub(super) fn run(context: &Context) -> Result<ExecResult, Failure> {
     let mut params: Exec = job::parse(&context.job.take_params())?;
     let leader = leader(context, &mut params)?;
     let input = input(&mut params)?;
-    if context.job.command.check || !wanted(&params)? {
-        return Ok(ExecResult { skipped: true, ..ExecResult::default() });
+    let wanted = wanted(&params)?;
+    if context.check() || !wanted {
+        return Ok(ExecResult { skipped: true, would_run: wanted, ..ExecResult::default() });
     }
     let limit = params.output_bytes.unwrap_or(MOST_CAPTURED);
     let mut sink = Sink {
@@ -64,6 +65,7 @@ pub(super) fn run(context: &Context) -> Result<ExecResult, Failure> {
                 stdout_open: ended.stdout_open,
                 left_running: ended.left_running,
                 skipped: false,
+                would_run: false,
                 containment: ended.containment.to_owned(),
             })
         }
