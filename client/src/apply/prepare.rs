@@ -428,7 +428,7 @@ impl<'l> Host<'l> {
         let mut failure = None;
         if step.kind == CommandType::Exec {
             let result: ExecResult = serde_json::from_str(result.get()).unwrap_or_default();
-            changed = if looked { would_run(&json) } else { !result.skipped };
+            changed = if looked { result.would_run } else { !result.skipped };
             changed &=
                 !matches!(&step.changes, Some(Node { value: Value::List(list), .. }) if list.is_empty());
             if result.exit_code != 0 {
@@ -459,11 +459,6 @@ impl<'l> Host<'l> {
         }
         if changed { Status::Changed } else { Status::Unchanged }
     }
-}
-
-/// Whether an exec that was only looked at would run.
-fn would_run(result: &serde_json::Value) -> bool {
-    result.get("skipped") == Some(&true.into())
 }
 
 fn skipped(reason: String) -> Decision {
