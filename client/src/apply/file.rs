@@ -81,7 +81,7 @@ impl StepList {
             templates: Templates::new(),
             problems: Vec::new(),
             known: BTreeSet::new(),
-            including: vec![path.to_owned()],
+            including: vec![real(path)],
         };
         loader.file(node, &Scope::of(variables), None);
         loader.unused_variables();
@@ -124,6 +124,7 @@ struct Loader<'v> {
     problems: Vec<Problem>,
     /// Variables that files define or steps refer to.
     known: BTreeSet<String>,
+    /// The files that are being read, without links in their paths.
     including: Vec<PathBuf>,
 }
 
@@ -184,7 +185,11 @@ impl Loader<'_> {
                 let scope = self.scope(given, scope);
                 self.steps(node, &scope);
             }
-            Value::Map(_) => {
+            Value::Map(members) => {
+                if members.iter().any(|(name, _)| name.text == "id" || name.text == "type") {
+                    let message = "this is a step: a list of them begins each with `- `";
+                    return self.problem(node.problem(ProblemKind::Value, message));
+                }
                 let Some(fields) = self.fields(node, FILE_FIELDS) else { return };
                 let scope = self.scope(fields.get("vars"), scope);
                 let scope = self.scope(given, &scope);
@@ -237,17 +242,20 @@ impl Loader<'_> {
             return self.problem(named.problem(ProblemKind::Template, "only params can be templates"));
         }
         let path = directory(&node.at).join(name);
+        let real = real(&path);
+        if self.including.contains(&real) {
+            let message = format!("{}: this file is part of what it would include", path.display());
+            return self.problem(named.problem(ProblemKind::File, message));
+        }
         if self.including.len() > DEEPEST {
-            return self.problem(
-                named.problem(ProblemKind::File, "files include each other without end, or too deeply"),
-            );
+            return self.problem(named.problem(ProblemKind::File, "files include each other too deeply"));
         }
         let read = source::read(&path).map_err(|problem| Problem {
             at: Some(problem.at.unwrap_or_else(|| named.at.clone())),
             ..problem
         });
         let Some(included) = self.noted(read) else { return };
-        self.including.push(path);
+        self.including.push(real);
         self.file(&included, scope, fields.get("vars"));
         self.including.pop();
     }
@@ -637,6 +645,11 @@ impl Loader<'_> {
 /// Where the files are looked for that are named at a place.
 fn directory(at: &Position) -> PathBuf {
     at.file.parent().map(Path::to_owned).unwrap_or_default()
+}
+
+/// The path of a file by which it is known again.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// A number of a file.

@@ -132,6 +132,10 @@ fn everything_that_is_wrong_is_told_at_its_place_and_with_what_was_meant() {
         ("vars: {a-b: 1}\nsteps: []", "f.yaml:1:8: \"a-b\" is no name of a variable"),
         ("vars: {a: '{{ b }}'}\nsteps: []", "f.yaml:1:11: variables are no templates"),
         ("steps: []", "there are no steps in it"),
+        (
+            "id: a\ntype: exec\nparams: {argv: [a]}",
+            "f.yaml:1:1: this is a step: a list of them begins each with `- `",
+        ),
         ("vars: {}", "f.yaml:1:1: steps are missing"),
         ("steps: x", "f.yaml:1:8: expected a list of steps, found text"),
         ("tasks: []", "there is no field tasks"),
@@ -153,6 +157,14 @@ fn all_mistakes_are_told_at_once_and_each_only_once() {
     );
     let places: Vec<&str> = all.lines().filter_map(|line| line.split(": ").next()).collect();
     assert_eq!(places, ["f.yaml:1:17", "f.yaml:2:39", "f.yaml:3:11", "f.yaml:3:3"], "{all}");
+}
+
+#[test]
+fn errors_are_as_many_as_are_read_and_cannot_drive_a_terminal() {
+    let all = wrong(&"- {id: a, type: exec, params: {argv: [a]}}\n".repeat(100));
+    assert_eq!((all.lines().count(), all.lines().last()), (51, Some("and 49 more")), "{all}");
+    let all = wrong("- {id: a, type: \"\\e]0;owned\\a\", \"\\e[2J\": 1}");
+    assert!(all.contains("owned") && !all.contains(|c: char| c.is_control() && c != '\n'), "{all:?}");
 }
 
 #[test]
@@ -213,9 +225,16 @@ fn included_files_stand_where_they_are_included_and_inner_variables_count_more()
         list.steps()[0].scope.values().map(|(name, value)| (name.clone(), value.to_string())).collect();
     assert_eq!(values, [("a", "given"), ("b", "2"), ("c", "3")].map(|(a, b)| (a.to_owned(), b.to_owned())));
 
-    write("main.yaml", "- {include: main.yaml}");
+    // Each only once, whichever way it is named: two of them would be two to the power of the depth.
+    write("main.yaml", "- {include: sub/inner.yaml}\n- {include: sub/inner.yaml}\n");
+    write("sub/inner.yaml", "- {include: ../sub/../main.yaml}\n- {include: ../main.yaml}\n");
     let all = StepList::load(&directory.path().join("main.yaml"), &Variables::new()).map(|_| ()).unwrap_err();
-    assert!(all.to_string().contains("include each other"), "{all}");
+    assert!(all.0.len() == 4 && all.0[0].message.contains("is part of what it would include"), "{all}");
+    for depth in 0..20 {
+        write(&format!("{depth}.yaml"), &format!("- {{include: {}.yaml}}", depth + 1));
+    }
+    let all = StepList::load(&directory.path().join("0.yaml"), &Variables::new()).map(|_| ()).unwrap_err();
+    assert!(all.to_string().contains("include each other too deeply"), "{all}");
     write("main.yaml", "- {include: sub/inner.yaml}\n- {include: sub/inner.yaml}\n");
     write("sub/inner.yaml", "- {id: first, type: exec, params: {argv: [a]}}");
     let all = StepList::load(&directory.path().join("main.yaml"), &Variables::new()).map(|_| ()).unwrap_err();

@@ -146,8 +146,10 @@ fn of_command(kind: CommandType, params: &Value) -> Footprint {
     let given = |field: &str| params.get(field).is_some_and(|value| !value.is_null());
     let path = || Part::of(&[text("path")]);
     match kind {
-        CommandType::FileRead => Footprint { reads: path(), writes: Part::default() },
-        CommandType::FileWrite => {
+        CommandType::FileRead | CommandType::FileStat => Footprint { reads: path(), writes: Part::default() },
+        // Which sets there are says little of where they come from.
+        CommandType::Facts => Footprint { reads: Part::everything(), writes: Part::default() },
+        CommandType::FileWrite | CommandType::LineEnsure | CommandType::IniEnsure => {
             let mut reads = path();
             if given("owner") || given("group") {
                 ACCOUNTS.iter().for_each(|path| reads.add(path));
@@ -227,6 +229,27 @@ mod tests {
         assert!(write("/x").writes.touches(&exec(Some(&[])).reads));
         let creates = of(CommandType::Exec, &json!({"creates": "/x/y"}), false, None);
         assert!(write("/x").writes.touches(&creates.reads) && !write("/z").writes.touches(&creates.reads));
+    }
+
+    #[test]
+    fn what_only_looks_writes_nothing_and_what_writes_is_known_by_its_path() {
+        for kind in [CommandType::FileRead, CommandType::FileStat, CommandType::Facts] {
+            let looks = of(kind, &json!({"path": "/x"}), false, None);
+            assert!(looks.writes.is_nothing() && looks.reads.touches(&write("/x").writes), "{kind:?}");
+        }
+        for kind in [CommandType::FileWrite, CommandType::LineEnsure, CommandType::IniEnsure] {
+            let one = of(kind, &json!({"path": "/x"}), false, None);
+            assert!(
+                one.reads.touches(&write("/x").writes) && one.writes.touches(&write("/x").reads),
+                "{kind:?}"
+            );
+            assert!(
+                !one.reads.touches(&write("/y").writes) && !one.writes.touches(&write("/y").reads),
+                "{kind:?}"
+            );
+            let checked = of(kind, &json!({"path": "/x", "validate": ["true"]}), false, None);
+            assert!(checked.reads.touches(&write("/y").writes), "{kind:?}");
+        }
     }
 
     #[test]

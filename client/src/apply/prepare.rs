@@ -323,8 +323,10 @@ impl<'l> Host<'l> {
         let json = serde_json::from_str(params.get()).unwrap_or_default();
         let Footprint { reads, writes } =
             footprint::of(step.kind, &json, becoming.is_some(), changes.as_deref());
-        // A program that changes nothing by its author's word is run, so that it can be told what comes of it.
-        let exact = step.kind == CommandType::Exec && writes.is_nothing() && !step.check;
+        // What changes nothing, a program by its author's word, is done also by a check: later steps may need what it gives.
+        use CommandType::{Exec, Facts, FileRead, FileStat};
+        let looks = matches!(step.kind, Exec | FileRead | FileStat | Facts);
+        let exact = looks && writes.is_nothing() && !step.check;
         let confirms = json.get("confirm").is_some_and(|confirm| !confirm.is_null());
         let message = CommandMessage {
             id: step.id.to_string(),

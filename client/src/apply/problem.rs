@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::error::printable;
+
 /// A place in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
@@ -71,25 +73,36 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.at {
-            Some(at) => write!(f, "{at}: {}", self.message),
-            None => f.write_str(&self.message),
+            Some(at) => write!(f, "{}: {}", shown(&at.to_string()), shown(&self.message)),
+            None => f.write_str(&shown(&self.message)),
         }
     }
 }
 
 impl std::error::Error for Problem {}
 
+/// Names of fields and files are shown as they stand there; they must not drive a terminal.
+fn shown(text: &str) -> String {
+    printable(text.as_bytes(), 16 * 1024)
+}
+
+/// Most problems that are shown.
+const MOST_SHOWN: usize = 50;
+
 /// Everything that is wrong with a file and what it includes: at least one, in the order in which they were found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
 impl fmt::Display for Problems {
-    /// One line each.
+    /// One line each, as many as anybody reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, problem) in self.0.iter().enumerate() {
+        for (number, problem) in self.0.iter().take(MOST_SHOWN).enumerate() {
             write!(f, "{}{problem}", if number > 0 { "\n" } else { "" })?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(MOST_SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more"),
+        }
     }
 }
 

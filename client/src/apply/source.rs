@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use serde_json::Number;
 use super::problem::{Position, Problem, ProblemKind};
 
 /// Longest file, in bytes.
-const MOST_BYTES: usize = 16 * 1024 * 1024;
+const MOST_BYTES: u64 = 16 * 1024 * 1024;
 /// Most values of a file, those that aliases repeat counted each time: a few lines of YAML can stand for billions.
 const MOST_NODES: usize = 200_000;
 /// Bytes of text that aliases may repeat.
@@ -141,9 +143,12 @@ pub(super) fn quoted(mut problem: Problem) -> Problem {
 pub(super) fn read(path: &Path) -> Result<Node, Problem> {
     let at = Position { file: path.into(), line: 1, column: 1 };
     let wrong = |why: String| Problem::nowhere(ProblemKind::File, format!("{}: {why}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    if bytes.len() > MOST_BYTES {
-        return Err(wrong(format!("{} bytes, more than the {MOST_BYTES} of a file of steps", bytes.len())));
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
+    // What is no regular file may have no end.
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| wrong(error.to_string()))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(wrong(format!("more than the {MOST_BYTES} bytes that a file of steps may have")));
     }
     let text = String::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8 text".to_owned()))?;
     parse(&text, &at.file)
@@ -242,7 +247,8 @@ impl<'t> Reader<'t> {
             }
             Some(Err(error)) => {
                 let at = self.position(&Span::empty(*error.marker()));
-                Err(Problem::new(&at, ProblemKind::Syntax, format!("not YAML: {}", error.info())))
+                let hint = hint(error.info());
+                Err(Problem::new(&at, ProblemKind::Syntax, format!("not YAML: {}{hint}", error.info())))
             }
             None => Ok((Event::StreamEnd, self.position(&Span::default()))),
         }
@@ -316,6 +322,11 @@ impl<'t> Reader<'t> {
             let text = match event {
                 Event::MappingEnd => return Ok(Value::Map(members)),
                 Event::Scalar(text, ..) => text.into_owned(),
+                Event::MappingStart(..) => {
+                    let message =
+                        "expected a name and `:`, found another mapping; a template needs quotes: '{{ … }}'";
+                    return Err(Problem::new(&at, ProblemKind::Syntax, message));
+                }
                 _ => return Err(Problem::new(&at, ProblemKind::Syntax, "expected a name and `:`")),
             };
             if text == "<<" {
@@ -331,6 +342,19 @@ impl<'t> Reader<'t> {
             let value = self.node(event, place, depth + 1)?;
             members.push((Name { at, text }, value));
         }
+    }
+}
+
+/// What to do about the slips that people make most.
+fn hint(said: &str) -> &'static str {
+    if said.contains("mapping values are not allowed") {
+        "; text with `: ` in it needs quotes, and all fields of a mapping begin in the same column"
+    } else if said.contains("tab") {
+        "; YAML is indented by spaces"
+    } else if said.contains("unexpected character") {
+        "; put text that begins with it in quotes"
+    } else {
+        ""
     }
 }
 

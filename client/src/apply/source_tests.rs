@@ -111,6 +111,28 @@ fn aliases_repeat_what_they_name_within_limits() {
 }
 
 #[test]
+fn the_slips_that_are_made_most_are_told_with_what_to_do() {
+    for (text, hint) in [
+        ("- path: {{ x }}\n", "a template needs quotes"),
+        ("- path: {{ x }}/y\n", "a template needs quotes"),
+        ("- command: echo a: b\n", "needs quotes"),
+        ("- id: a\n   type: b\n", "begin in the same column"),
+        ("- id: a\n\ttype: b\n", "indented by spaces"),
+        ("- command: %x\n", "in quotes"),
+        ("- command: @x\n", "in quotes"),
+    ] {
+        let error = read(text).unwrap_err();
+        assert!(error.contains(hint), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_file_without_end_is_not_read_to_its_end() {
+    let error = super::read(Path::new("/dev/zero")).unwrap_err();
+    assert!(error.message.contains("more than the 16777216 bytes"), "{error}");
+}
+
+#[test]
 fn nesting_has_a_limit() {
     assert!(read(&"[".repeat(100)).unwrap_err().contains("too deeply"));
     assert!(read(&"[".repeat(100_000)).is_err());

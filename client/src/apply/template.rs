@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, UndefinedBehavior, Value};
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
 /// Names that variables cannot have: they mean something of their own.
 pub(super) const RESERVED: &[&str] =
     &["facts", "host", "results", "result", "loop", "self", "true", "false", "none", "True", "False", "None"];
+
+/// Most instructions of a template: loops in loops may else run for days. It takes about a second.
+const MOST_INSTRUCTIONS: u64 = 10_000_000;
 
 /// Whether text is a template.
 pub(super) fn is_one(text: &str) -> bool {
@@ -82,6 +85,7 @@ impl Templates {
         }
         // So that errors name what is undefined. They hold values of variables too, which `said` leaves out.
         env.set_debug(true);
+        env.set_fuel(Some(MOST_INSTRUCTIONS));
         Self { env }
     }
 
@@ -90,9 +94,7 @@ impl Templates {
         if let Some(expression) = self.expression_in(text) {
             return self.check(expression);
         }
-        self.env.add_template_owned(text.to_owned(), text.to_owned()).map_err(|error| said(&error))?;
-        let template = self.env.get_template(text).map_err(|error| said(&error))?;
-        Ok(References::of(&self.env, text, template.undeclared_variables(true)))
+        self.add_file(text)
     }
 
     /// Looks at an expression without braces, and gives what it refers to.
@@ -141,14 +143,33 @@ impl Templates {
 
     /// Compiles a template of a file of its own.
     pub(super) fn add_file(&mut self, text: &str) -> Result<References, String> {
+        if let Some(tag) = refers_to_another(text) {
+            return Err(format!("{tag}: a template cannot refer to others"));
+        }
         self.env.add_template_owned(text.to_owned(), text.to_owned()).map_err(|error| said(&error))?;
         let template = self.env.get_template(text).map_err(|error| said(&error))?;
         Ok(References::of(&self.env, text, template.undeclared_variables(true)))
     }
 }
 
+/// The tag by which a template refers to another one. Each stands alone here, so that all that it needs is known before
+/// it is rendered; minijinja itself has these tags wherever it has its limit of instructions.
+fn refers_to_another(text: &str) -> Option<&'static str> {
+    if text.contains("raw") {
+        // It may only look like one.
+        return None;
+    }
+    let mut tags = text.split("{%").skip(1).map(|rest| rest.trim_start_matches(['-', '+']).trim_start());
+    tags.find_map(|tag| {
+        ["include", "import", "from", "extends", "block"].into_iter().find(|name| tag.starts_with(name))
+    })
+}
+
 /// An error without the values that led to it.
 fn said(error: &Error) -> String {
+    if error.kind() == ErrorKind::OutOfFuel {
+        return format!("it does not come to an end: stopped after {MOST_INSTRUCTIONS} instructions");
+    }
     let line = match error.line() {
         Some(line) if line > 1 => format!(" (line {line} of it)"),
         _ => String::new(),
@@ -218,8 +239,26 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_told() {
-        for text in ["{{ name", "{% if %}", "{{ name | nosuch }}", "{% include 'x' %}", "{{ }}"] {
+        for text in [
+            "{% extends 'x' %}",
+            "{%- import 'x' as y %}",
+            "{{ name",
+            "{% if %}",
+            "{{ name | nosuch }}",
+            "{% include 'x' %}",
+            "{{ }}",
+        ] {
             assert!(render(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_template_comes_to_an_end() {
+        let loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}";
+        let all = [loops, "{{ 'x' * 99999999999 }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"];
+        for (text, word) in all.into_iter().zip(["come to an end", "too large", "recursion"]) {
+            let error = render(text).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
         }
     }
 
