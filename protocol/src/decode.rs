@@ -8,10 +8,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::{Deserializer as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::map::Strings;
+use crate::text::unescape;
 use crate::value::{InvalidValue, Mode, Secret, Sha256Hex};
 
 /// Why a piece of JSON is not what it should be.
@@ -199,27 +199,12 @@ pub(crate) fn read<'a>(object: &mut dyn Decode<'a>, json: &'a str) -> Result<(),
 
 /// Calls `each` with name and value of every member of an object.
 pub(crate) fn members<'a>(json: &'a str, each: &mut dyn FnMut(&str, &'a RawValue)) -> Result<(), Invalid> {
-    struct Members<'a, 'o>(&'o mut dyn FnMut(&str, &'a RawValue));
-    impl<'a> Visitor<'a> for Members<'a, '_> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-            while let Some(name) = map.next_key::<String>()? {
-                (self.0)(&name, map.next_value()?);
-            }
-            Ok(())
-        }
-    }
-    if !json.trim_ascii_start().starts_with('{') {
-        return Err(Invalid::expected("an object"));
-    }
-    let mut parser = serde_json::Deserializer::from_str(json);
-    let read = parser.deserialize_map(Members(each)).and_then(|()| parser.end());
-    read.map_err(|error| Invalid::syntax(&error))
+    parts(json, ["{", "}"], "an object", &mut |part| {
+        let (name, value) = part.split_at(outer(part, b':'));
+        let name = some_text(raw(name)?)?;
+        each(&name, raw(value.get(1..).unwrap_or_default())?);
+        Ok(())
+    })
 }
 
 /// Calls `each` with every element of an array, until the first error.
@@ -227,38 +212,86 @@ fn elements<'a>(
     json: &'a str,
     each: &mut dyn FnMut(&'a RawValue) -> Result<(), Invalid>,
 ) -> Result<(), Invalid> {
-    struct Elements<'a, 'o>(&'o mut dyn FnMut(&'a RawValue) -> Result<(), Invalid>);
-    impl<'a> Visitor<'a> for Elements<'a, '_> {
-        type Value = Result<(), Invalid>;
+    parts(json, ["[", "]"], "an array", &mut |part| each(raw(part)?))
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an array")
+/// Calls `each` with what stands between the commas of an object or an array. It has to see to it that each part is JSON,
+/// and then the whole is.
+fn parts<'a>(
+    json: &'a str,
+    brackets: [&str; 2],
+    what: &str,
+    each: &mut dyn FnMut(&'a str) -> Result<(), Invalid>,
+) -> Result<(), Invalid> {
+    let json = json.trim_matches(BLANK);
+    let inside = json.strip_prefix(brackets[0]).and_then(|json| json.strip_suffix(brackets[1]));
+    let Some(mut rest) = inside else {
+        if json.starts_with(brackets[0]) {
+            // It was cut short: the parser says it best.
+            raw(json)?;
         }
-
-        fn visit_seq<A: SeqAccess<'a>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-            let mut result = Ok(());
-            while let Some(element) = list.next_element()? {
-                if result.is_ok() {
-                    result = (self.0)(element);
-                }
-            }
-            Ok(result)
+        return Err(Invalid::expected(what));
+    };
+    if rest.trim_matches(BLANK).is_empty() {
+        return Ok(());
+    }
+    loop {
+        let (part, later) = rest.split_at(outer(rest, b','));
+        each(part)?;
+        match later.get(1..) {
+            Some(later) => rest = later,
+            None => return Ok(()),
         }
     }
-    if !json.starts_with('[') {
-        return Err(Invalid::expected("an array"));
+}
+
+/// Blanks of JSON (RFC 8259 §2).
+const BLANK: [char; 4] = [' ', '\t', '\n', '\r'];
+
+/// Where `mark` stands first, outside of strings and brackets; the end if it does nowhere.
+fn outer(json: &str, mark: u8) -> usize {
+    let bytes = json.as_bytes();
+    let (mut at, mut depth) = (0, 0_usize);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => at = string_end(bytes, at),
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            byte if *byte == mark && depth == 0 => return at,
+            _ => {}
+        }
+        at += 1;
     }
-    let mut parser = serde_json::Deserializer::from_str(json);
-    parser.deserialize_seq(Elements(each)).unwrap_or_else(|error| Err(Invalid::syntax(&error)))
+    bytes.len()
+}
+
+/// Where the string ends that begins at `begin`: its last quote.
+fn string_end(json: &[u8], begin: usize) -> usize {
+    let mut at = begin + 1;
+    while let Some(plain) = memchr::memchr(b'"', &json[at..]) {
+        at += plain;
+        let escapes = json[begin + 1..at].iter().rev().take_while(|byte| **byte == b'\\').count();
+        if escapes % 2 == 0 {
+            return at;
+        }
+        at += 1;
+    }
+    json.len()
+}
+
+/// One value, if it is JSON.
+fn raw(json: &str) -> Result<&RawValue, Invalid> {
+    serde_json::from_str(json).map_err(|error| Invalid::syntax(&error))
 }
 
 /// A string, none for `null`.
 fn text(json: &RawValue) -> Result<Option<String>, Invalid> {
     match json.get() {
         "null" => Ok(None),
-        json if json.starts_with('"') => {
-            serde_json::from_str(json).map(Some).map_err(|error| Invalid::syntax(&error))
-        }
+        json if json.starts_with('"') => match unescape(json) {
+            Some(text) => Ok(Some(text)),
+            None => Err(Invalid::new("a \\u escape that is no character")),
+        },
         _ => Err(Invalid::expected("a string")),
     }
 }
@@ -388,6 +421,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde::de::DeserializeOwned;
+    use serde::de::Visitor;
     use serde::{Deserialize, Serialize, forward_to_deserialize_any};
     use std::cell::Cell;
 

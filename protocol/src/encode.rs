@@ -232,9 +232,16 @@ macro_rules! numbers {
 numbers!(u32, u64, i32, i64);
 
 impl Encode for f64 {
+    /// To the ninth decimal place, as all of them are seconds. Another algorithm would bring its tables.
     fn encode(&self, json: &mut Json<'_>) {
-        // JSON knows no infinities.
-        json.raw(&serde_json::to_string(self).unwrap_or_default());
+        let nanos = (self.abs() * 1e9 + 0.5) as u64;
+        let sign = if *self < 0.0 { "-" } else { "" };
+        let text = format!("{sign}{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
+        let end = text.trim_end_matches('0');
+        json.raw(end);
+        if end.ends_with('.') {
+            json.raw("0");
+        }
     }
 }
 

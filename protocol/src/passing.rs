@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use crate::decode::{Invalid, decode, fields, members};
-use crate::encode::shown;
+use crate::encode::{encode, shown};
 use crate::limits::ResourceLimits;
 use crate::map::Strings;
 use crate::value::Secret;
@@ -67,10 +67,7 @@ impl<'a> Passing<'a> {
             code: data.code,
             details: data.details,
             awaits: data.metadata.contains_key("awaiting"),
-            duration: data
-                .duration
-                .and_then(|text| serde_json::from_str(text.get()).ok())
-                .unwrap_or_default(),
+            duration: data.duration.and_then(|text| seconds(text.get())).unwrap_or_default(),
             result: data.result,
         })
     }
@@ -82,6 +79,13 @@ struct Exit {
 }
 
 fields!(Exit { ; exit_code });
+
+/// Seconds as a runner of this version writes them.
+fn seconds(text: &str) -> Option<f64> {
+    let (whole, fraction) = text.split_once('.')?;
+    let unit = 10_u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    Some(whole.parse::<u64>().ok()? as f64 + fraction.parse::<u64>().ok()? as f64 / unit as f64)
+}
 
 /// Whether a result tells of a program that failed.
 #[must_use]
@@ -112,18 +116,17 @@ impl UseSudo {
             return Ok(Self::default());
         }
         let found: Self = decode(text)?;
-        let mut rest = String::with_capacity(text.len());
+        let mut rest = Vec::with_capacity(text.len());
         members(text, &mut |name, value| {
             if !matches!(name, "use_sudo" | "sudo_password") {
-                rest.push_str(if rest.is_empty() { "{" } else { "," });
-                // A string always serialises.
-                rest.push_str(&serde_json::to_string(name).unwrap_or_default());
-                rest.push(':');
-                rest.push_str(value.get());
+                rest.push(if rest.is_empty() { b'{' } else { b',' });
+                rest.extend(encode(&name));
+                rest.push(b':');
+                rest.extend_from_slice(value.get().as_bytes());
             }
         })?;
-        rest.push_str(if rest.is_empty() { "{}" } else { "}" });
-        if let Ok(rest) = RawValue::from_string(rest) {
+        rest.extend_from_slice(if rest.is_empty() { b"{}" } else { b"}" });
+        if let Some(rest) = String::from_utf8(rest).ok().and_then(|rest| RawValue::from_string(rest).ok()) {
             *params = rest;
         }
         Ok(found)

@@ -81,6 +81,52 @@ pub(crate) fn encode_base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
+/// What a JSON string says, quotes included, that a parser has accepted; none where half a surrogate pair is in it.
+pub(crate) fn unescape(json: &str) -> Option<String> {
+    let mut rest = &json[1..json.len() - 1];
+    let mut text = String::with_capacity(rest.len());
+    while let Some(plain) = memchr::memchr(b'\\', rest.as_bytes()) {
+        text.push_str(&rest[..plain]);
+        let (character, after) = unescape_one(&rest[plain..])?;
+        text.push(character);
+        rest = after;
+    }
+    text.push_str(rest);
+    Some(text)
+}
+
+/// The character that `text` begins with, escaped, and what follows it; none where it is half a surrogate pair. `text` is
+/// from a JSON string that a parser has accepted (RFC 8259 §7).
+#[must_use]
+pub fn unescape_one(text: &str) -> Option<(char, &str)> {
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 4)?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let simple = match text.as_bytes().get(1) {
+        Some(b'n') => '\n',
+        Some(b't') => '\t',
+        Some(b'r') => '\r',
+        Some(b'b') => '\u{8}',
+        Some(b'f') => '\u{c}',
+        Some(b'u') => {
+            let first = unit(2)?;
+            if let Some(character) = char::from_u32(first) {
+                return Some((character, &text[6..]));
+            }
+            // A surrogate: the other half has to follow.
+            let second = unit(8).filter(|_| text.get(6..8) == Some("\\u"))?;
+            let code = 0x10000 + ((first & 0x3ff) << 10) + (second & 0x3ff);
+            let pair = (0xd800..0xdc00).contains(&first) && (0xdc00..0xe000).contains(&second);
+            let character = char::from_u32(code).filter(|_| pair)?;
+            return Some((character, &text[12..]));
+        }
+        Some(other) => char::from(*other),
+        None => return None,
+    };
+    Some((simple, &text[2..]))
+}
+
 /// Bytes that `text` takes inside a JSON string as `serde_json` writes it, quotes not counted.
 #[must_use]
 pub fn escaped_len(text: &[u8]) -> usize {
@@ -139,6 +185,11 @@ mod tests {
         fn every_byte_string_comes_back(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let (text, encoding) = encode(bytes.clone());
             prop_assert_eq!(decode(text, encoding), Ok(bytes));
+        }
+
+        #[test]
+        fn escaped_text_comes_back(text in any::<String>()) {
+            prop_assert_eq!(unescape(&serde_json::to_string(&text).unwrap()), Some(text));
         }
 
         #[test]

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
+use sortie_protocol::text::unescape_one;
 use sortie_protocol::{Encoding, Sha256Hex};
 
 use super::Context;
@@ -97,43 +98,14 @@ fn unescape(json: &str, take: Take<'_>) -> Result<(), Failure> {
         }
         rest = escaped;
         if !escaped.is_empty() {
-            let (character, after) = unescape_one(escaped)?;
+            let Some((character, after)) = unescape_one(escaped) else {
+                return Err(Failure::params("content: a \\u escape that is no character"));
+            };
             piece.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
             rest = after;
         }
     }
     if piece.is_empty() { Ok(()) } else { take(&piece) }
-}
-
-/// The character that `text` begins with, escaped, and what follows it.
-fn unescape_one(text: &str) -> Result<(char, &str), Failure> {
-    let invalid = || Failure::params("content: a \\u escape that is no character");
-    let unit = |at: usize| {
-        let digits = text.get(at..at + 4)?;
-        u32::from_str_radix(digits, 16).ok()
-    };
-    let simple = match text.as_bytes().get(1) {
-        Some(b'n') => '\n',
-        Some(b't') => '\t',
-        Some(b'r') => '\r',
-        Some(b'b') => '\u{8}',
-        Some(b'f') => '\u{c}',
-        Some(b'u') => {
-            let first = unit(2).ok_or_else(invalid)?;
-            if let Some(character) = char::from_u32(first) {
-                return Ok((character, &text[6..]));
-            }
-            // A surrogate: the other half has to follow.
-            let second = unit(8).filter(|_| text.get(6..8) == Some("\\u")).ok_or_else(invalid)?;
-            let code = 0x10000 + ((first & 0x3ff) << 10) + (second & 0x3ff);
-            let pair = (0xd800..0xdc00).contains(&first) && (0xdc00..0xe000).contains(&second);
-            let character = char::from_u32(code).filter(|_| pair).ok_or_else(invalid)?;
-            return Ok((character, &text[12..]));
-        }
-        Some(other) => char::from(*other),
-        None => return Err(invalid()),
-    };
-    Ok((simple, &text[2..]))
 }
 
 /// Decodes base64 that comes in pieces.
