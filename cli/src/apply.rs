@@ -1,5 +1,6 @@
 //! `sortie apply`: a list of steps on every host. What steps are and in which order they run is the client's affair.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::fleet::{self, Task};
 use crate::options::{Run, command_options};
 use crate::outcome::{self, Outcome, TIMEOUT};
 use crate::place::{Base, Host};
-use crate::report::{Applied, Event, Failure, Step, StepError};
+use crate::report::{self, Applied, Event, Failure, Planned, Step, StepError, Style};
 use crate::words;
 
 /// Longest time to live that is chosen for a list, in seconds.
@@ -26,6 +27,9 @@ const LONGEST: u64 = 7 * 24 * 3600;
 pub(crate) struct Arguments {
     #[command(flatten)]
     place: Where,
+    /// Say what would run, in which order, and speak with no host
+    #[arg(long)]
+    plan: bool,
     /// Set a variable, as text; counts more than any file; may be repeated
     #[arg(long = "var", value_name = "NAME=VALUE", value_parser = words::variable)]
     vars: Vec<(String, String)>,
@@ -38,7 +42,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
-    let Arguments { place, vars, vars_file, file } = arguments;
+    let Arguments { place, plan, vars, vars_file, file } = arguments;
     let mut variables = Variables::new();
     for file in vars_file {
         variables = variables.file(&file).map_err(|problems| outcome::usage(problems.to_string()))?;
@@ -49,6 +53,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
     }
     let list = StepList::load(&file, &variables).map_err(|problems| outcome::usage(problems.to_string()))?;
     let hosts = Host::all(&place.hosts)?;
+    if plan {
+        return show_plan(&list, &hosts, place.run.json);
+    }
     let base = Base::new(&place.connection, ttl(&place.run, &list))?;
     let mut asked = command_options(&place.run, &place.preview, &place.becoming)?;
     place.limiting.add_to(&mut asked)?;
@@ -56,6 +63,25 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
     let options = Options { timeout, check, diff, r#become, limits, usage };
     let list = Arc::new(list);
     fleet::run(&base, &hosts, &place.run, |task| on_host(task, Arc::clone(&list), options.clone())).await
+}
+
+/// The plan is the same for all hosts.
+fn show_plan(list: &StepList, hosts: &[Host], json: bool) -> anyhow::Result<i32> {
+    let (reporter, printer) = report::start(Style { json, prefix: false });
+    let hosts: Vec<Arc<str>> = hosts.iter().map(|host| Arc::clone(&host.label)).collect();
+    reporter.show(Event::Plan { hosts, steps: list.plan().into_iter().map(planned).collect() });
+    printer.finish();
+    match reporter.is_broken() {
+        Some(kind) if kind != ErrorKind::BrokenPipe => {
+            anyhow::bail!("cannot write to standard output: {kind}")
+        }
+        _ => Ok(0),
+    }
+}
+
+fn planned(step: apply::Planned) -> Planned {
+    let apply::Planned { id, kind, about, flight, waits_for, when_changed, conditions, r#become, .. } = step;
+    Planned { step: id, command: kind.name(), about, flight, waits_for, when_changed, conditions, r#become }
 }
 
 /// Long enough for every step to take all of its time.

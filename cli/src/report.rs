@@ -91,6 +91,8 @@ pub(crate) enum Event {
     },
     /// A step of a list is through.
     Step(Box<Step>),
+    /// What a list would do, on each of these hosts.
+    Plan { hosts: Vec<Arc<str>>, steps: Vec<Planned> },
     /// A list is through on a host.
     Applied(Applied),
     /// There is no result, and why.
@@ -202,6 +204,25 @@ pub(crate) struct Step {
     /// See the protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) result: Option<Box<RawValue>>,
+}
+
+/// A step that would run.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Planned {
+    pub(crate) step: Arc<str>,
+    pub(crate) command: &'static str,
+    pub(crate) about: String,
+    /// Absent where its variables say that it does not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) flight: Option<usize>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) waits_for: Vec<Arc<str>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) when_changed: Vec<Arc<str>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) conditions: Vec<String>,
+    #[serde(rename = "become", skip_serializing_if = "Option::is_none")]
+    pub(crate) r#become: Option<String>,
 }
 
 /// Why a step failed.

@@ -222,10 +222,16 @@ async fn creates_and_removes_decide_whether_it_runs() -> Result<()> {
     ] {
         for (path, work_dir) in [(dir.text(name), json!(null)), (name.to_owned(), json!(dir.path()))] {
             let params = json!({"command": format!("touch {marker}"), field: path, "work_dir": work_dir});
-            let result = session.done("exec", params).await?;
+            let result = session.done("exec", params.clone()).await?;
             assert_eq!(dir.at("ran").exists(), runs, "{field} {name}");
             assert_eq!(result.get("skipped").is_none(), runs, "{field} {name}: {result}");
+            assert!(result.get("would_run").is_none(), "{result}");
             let _ = std::fs::remove_file(dir.at("ran"));
+            let frame = with(cmd(&session.next_id(), "exec", params), json!({"check": true}));
+            let answer = session.ask(&frame).await?;
+            let would = answer["data"]["result"]["would_run"].as_bool().unwrap_or_default();
+            assert_eq!(would, runs, "{field} {name}: {answer}");
+            assert!(!dir.at("ran").exists());
         }
     }
     session.finish().await

@@ -123,6 +123,7 @@ impl Human {
                 }
                 steps::step(*step, page);
             }
+            Event::Plan { hosts, steps } => steps::plan(&hosts, &steps, page),
             Event::Applied(applied) => steps::applied(&applied, page),
             Event::Error(failure) => {
                 self.end_lines(&failure.host, page);

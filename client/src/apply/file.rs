@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use serde_json::Number;
 use sortie_protocol::CommandType;
-use sortie_protocol::message::Become;
 
 use super::content::{self, Content};
 use super::params;
 use super::problem::{Position, Problem, ProblemKind, Problems, meant};
 use super::source::{self, Name, Node, Value};
-use super::step::{Becoming, Condition, Expression, Step, Test, WrittenBecome};
+use super::step::{Step, Test};
 use super::template::{self, References, Templates};
 use super::typed::{self, Mode, unknown_field};
 use super::vars::{Scope, Variables};
@@ -115,13 +114,13 @@ impl StepList {
     }
 }
 
-struct Loader<'v> {
+pub(super) struct Loader<'v> {
     variables: &'v Variables,
     steps: Vec<Step>,
     /// Steps by id; none where the step is wrong, which was told already.
     ids: BTreeMap<String, Option<usize>>,
-    templates: Templates,
-    problems: Vec<Problem>,
+    pub(super) templates: Templates,
+    pub(super) problems: Vec<Problem>,
     /// Variables that files define or steps refer to.
     known: BTreeSet<String>,
     /// The files that are being read, without links in their paths.
@@ -129,19 +128,19 @@ struct Loader<'v> {
 }
 
 /// The fields of a mapping.
-struct Fields<'n> {
+pub(super) struct Fields<'n> {
     members: &'n [(Name, Node)],
 }
 
 impl<'n> Fields<'n> {
-    fn get(&self, name: &str) -> Option<&'n Node> {
+    pub(super) fn get(&self, name: &str) -> Option<&'n Node> {
         let found = self.members.iter().find(|(known, _)| known.text == name);
         found.map(|(_, node)| node).filter(|node| !matches!(node.value, Value::Null))
     }
 }
 
 impl Loader<'_> {
-    fn problem(&mut self, problem: Problem) {
+    pub(super) fn problem(&mut self, problem: Problem) {
         self.problems.push(problem);
     }
 
@@ -151,7 +150,7 @@ impl Loader<'_> {
     }
 
     /// A value of a simple type, where it is given.
-    fn typed<T: serde::de::DeserializeOwned>(&mut self, node: Option<&Node>) -> Option<T> {
+    pub(super) fn typed<T: serde::de::DeserializeOwned>(&mut self, node: Option<&Node>) -> Option<T> {
         let node = node?;
         if let Value::Text(text) = &node.value
             && template::is_one(text)
@@ -168,7 +167,7 @@ impl Loader<'_> {
         }
     }
 
-    fn fields<'n>(&mut self, node: &'n Node, known: &[&str]) -> Option<Fields<'n>> {
+    pub(super) fn fields<'n>(&mut self, node: &'n Node, known: &[&str]) -> Option<Fields<'n>> {
         let members = self.noted(node.map())?;
         for (name, _) in members {
             if !known.contains(&name.text.as_str()) {
@@ -438,121 +437,6 @@ impl Loader<'_> {
         Some(Content::Template { file, text })
     }
 
-    fn becoming(&mut self, node: Option<&Node>) -> Becoming {
-        let Some(node) = node else { return Becoming::AsCalled };
-        let user = match &node.value {
-            Value::Bool(false) => return Becoming::Nobody,
-            Value::Bool(true) => "root".to_owned(),
-            Value::Text(user) => user.clone(),
-            _ => {
-                let Some(WrittenBecome { user, method, password }) = self.typed(Some(node)) else {
-                    return Becoming::AsCalled;
-                };
-                return Becoming::Somebody(Become { user, method, password });
-            }
-        };
-        if template::is_one(&user) {
-            self.problem(node.problem(ProblemKind::Template, "only params can be templates"));
-        }
-        Becoming::Somebody(Become { user, ..Become::default() })
-    }
-
-    fn expression(&mut self, node: Option<&Node>, references: &mut References) -> Option<Expression> {
-        let node = node?;
-        let text = match &node.value {
-            Value::Text(text) => text.clone(),
-            Value::Bool(value) => value.to_string(),
-            _ => {
-                self.problem(node.expected("an expression"));
-                return None;
-            }
-        };
-        if template::is_one(&text) {
-            let message = "this is an expression already: write it without {{ }}";
-            self.problem(node.problem(ProblemKind::Template, message));
-            return None;
-        }
-        match self.templates.check(&text) {
-            Ok(found) => references.merge(found),
-            Err(why) => self.problem(node.problem(ProblemKind::Template, why)),
-        }
-        Some(Expression { at: node.at.clone(), text })
-    }
-
-    fn conditions(
-        &mut self,
-        node: Option<&Node>,
-        negated: bool,
-        conditions: &mut Vec<Condition>,
-        references: &mut References,
-    ) {
-        let Some(node) = node else { return };
-        let nodes = match &node.value {
-            Value::List(list) => &list[..],
-            _ => std::slice::from_ref(node),
-        };
-        for node in nodes {
-            let test = match &node.value {
-                Value::Map(_) => {
-                    let Some(fields) = self.fields(node, &["command"]) else { continue };
-                    match fields.get("command") {
-                        Some(argv) if self.argv(argv, references) => Test::Command(argv.clone()),
-                        Some(_) => continue,
-                        None => {
-                            self.problem(node.problem(ProblemKind::Missing, "command is missing"));
-                            continue;
-                        }
-                    }
-                }
-                _ => match self.expression(Some(node), references) {
-                    Some(expression) => Test::Expression(expression),
-                    None => continue,
-                },
-            };
-            conditions.push(Condition { negated, test });
-        }
-    }
-
-    fn argv(&mut self, argv: &Node, references: &mut References) -> bool {
-        let Value::List(words) = &argv.value else {
-            self.problem(argv.expected("a list: a program and its arguments"));
-            return false;
-        };
-        if words.is_empty() {
-            self.problem(argv.problem(ProblemKind::Value, "a command without a program"));
-        }
-        self.texts(words, references)
-    }
-
-    fn changes(&mut self, changes: &Node, references: &mut References) {
-        let Value::List(paths) = &changes.value else {
-            return self.problem(changes.expected("a list of paths, empty for nothing"));
-        };
-        if self.texts(paths, references) {
-            for path in paths {
-                if !matches!(&path.value, Value::Text(text) if text.starts_with('/') || template::is_one(text))
-                {
-                    self.problem(path.problem(ProblemKind::Value, "expected an absolute path"));
-                }
-            }
-        }
-    }
-
-    fn texts(&mut self, list: &[Node], references: &mut References) -> bool {
-        let before = self.problems.len();
-        for node in list {
-            match node.text() {
-                Ok(text) if template::is_one(text) => match self.templates.add(text) {
-                    Ok(found) => references.merge(found),
-                    Err(why) => self.problem(node.problem(ProblemKind::Template, why)),
-                },
-                Ok(_) => {}
-                Err(problem) => self.problem(problem),
-            }
-        }
-        self.problems.len() == before
-    }
-
     /// The steps that a list of ids names, all of which come before.
     fn earlier(&mut self, node: Option<&Node>, id: &str) -> Vec<usize> {
         let Some(node) = node else { return Vec::new() };
@@ -595,9 +479,11 @@ impl Loader<'_> {
         }
         self.known.extend(references.variables.iter().cloned());
         for name in references.facts.iter().filter(|name| !name.is_empty()) {
-            if !params::FACTS.contains(&name.as_str()) {
-                let hint = match meant(name, params::FACTS.iter().copied()) {
-                    hint if hint.is_empty() => format!("; there are {}", params::FACTS.join(", ")),
+            if !params::facts().any(|known| known == name) {
+                let hint = match meant(name, params::facts()) {
+                    hint if hint.is_empty() => {
+                        format!("; there are {}", params::facts().collect::<Vec<_>>().join(", "))
+                    }
                     hint => hint,
                 };
                 let message = format!("step {id}: there is no fact {name}{hint}");

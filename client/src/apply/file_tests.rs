@@ -91,8 +91,8 @@ fn everything_that_is_wrong_is_told_at_its_place_and_with_what_was_meant() {
         ("- {id: a, type: exec, params: {argv: ['{{ x']}}", "f.yaml:1:39: syntax error"),
         ("- {id: a, type: exec, params: {argv: ['{{ x }}']}}", "f.yaml:1:3: step a: there is no variable x"),
         (
-            "- {id: a, type: exec, params: {argv: ['{{ facts.os }}']}}",
-            "there is no fact os; there are hostname, os_id",
+            "- {id: a, type: exec, params: {argv: ['{{ facts.hotsname }}']}}",
+            "there is no fact hotsname; did you mean hostname?",
         ),
         (
             "- {id: a, type: exec, params: {argv: ['{{ results.b.stdout }}']}}",

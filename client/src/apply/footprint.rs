@@ -22,6 +22,14 @@ pub(super) struct Footprint {
     pub(super) writes: Part,
 }
 
+impl Footprint {
+    /// Adds where its paths lead, once links are followed.
+    pub(super) fn resolve<'r>(&mut self, real: &dyn Fn(&str) -> Option<&'r str>) {
+        self.reads.resolve(real);
+        self.writes.resolve(real);
+    }
+}
+
 /// Where names of users and groups come from.
 const ACCOUNTS: &[&str] = &["/etc/passwd", "/etc/group", "/etc/nsswitch.conf"];
 /// What decides whether one may become another user.
@@ -97,6 +105,21 @@ impl Part {
         }
     }
 
+    pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.paths.iter().map(String::as_str)
+    }
+
+    /// Adds where its paths lead. One of which that is not known may be any.
+    fn resolve<'r>(&mut self, real: &dyn Fn(&str) -> Option<&'r str>) {
+        let led: Vec<Option<&str>> = self.paths.iter().map(|path| real(path)).collect();
+        for path in led {
+            match path {
+                Some(path) => self.add(path),
+                None => self.everything = true,
+            }
+        }
+    }
+
     pub(super) fn is_nothing(&self) -> bool {
         *self == Self::default()
     }
@@ -146,9 +169,13 @@ fn of_command(kind: CommandType, params: &Value) -> Footprint {
     let given = |field: &str| params.get(field).is_some_and(|value| !value.is_null());
     let path = || Part::of(&[text("path")]);
     match kind {
-        CommandType::FileRead | CommandType::FileStat => Footprint { reads: path(), writes: Part::default() },
-        // Which sets there are says little of where they come from.
-        CommandType::Facts => Footprint { reads: Part::everything(), writes: Part::default() },
+        CommandType::FileRead => Footprint { reads: path(), writes: Part::default() },
+        CommandType::FileStat => {
+            let mut reads = path();
+            ACCOUNTS.iter().for_each(|path| reads.add(path));
+            Footprint { reads, writes: Part::default() }
+        }
+        CommandType::FileRemove => Footprint { reads: path(), writes: path() },
         CommandType::FileWrite | CommandType::LineEnsure | CommandType::IniEnsure => {
             let mut reads = path();
             if given("owner") || given("group") {
@@ -180,11 +207,15 @@ fn of_command(kind: CommandType, params: &Value) -> Footprint {
             reads: Part::of(LOGINS).with_services(),
             writes: Part::of(&["/etc/ssh"]).with_services(),
         },
+        CommandType::Facts => Footprint { reads: Part::everything(), writes: Part::default() },
         // What it would do is known by these alone: otherwise it is run.
         CommandType::Exec => {
-            let paths = ["creates", "removes"].map(text);
-            let paths: Vec<&str> = paths.into_iter().filter(|path| !path.is_empty()).collect();
-            Footprint { reads: Part::of(&paths), writes: Part::everything() }
+            let mut reads = Part::default();
+            for path in ["creates", "removes"].map(text).into_iter().filter(|path| !path.is_empty()) {
+                let inside = format!("{}/{path}", text("work_dir"));
+                reads.add(if path.starts_with('/') || text("work_dir").is_empty() { path } else { &inside });
+            }
+            Footprint { reads, writes: Part::everything() }
         }
         _ => Footprint { reads: Part::everything(), writes: Part::everything() },
     }

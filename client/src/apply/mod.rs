@@ -26,11 +26,14 @@
 //! # }
 //! ```
 
+mod ask;
 mod content;
+mod fields;
 mod file;
 mod footprint;
 mod outcome;
 mod params;
+mod plan;
 mod prepare;
 mod problem;
 mod run;
@@ -42,6 +45,7 @@ mod vars;
 
 pub use file::StepList;
 pub use outcome::{Ended, Event, Report, Status, StepFailure};
+pub use plan::Planned;
 pub use problem::{Position, Problem, ProblemKind, Problems};
 pub use run::{Applying, Options, Stopper};
 pub use step::Step;

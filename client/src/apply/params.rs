@@ -5,6 +5,7 @@ use serde::de::{self, Deserialize, Visitor};
 use serde::forward_to_deserialize_any;
 use serde_json::value::RawValue;
 use sortie_protocol::command::CommandVisitor;
+use sortie_protocol::command::facts::SETS;
 use sortie_protocol::{CommandSpec, CommandType};
 
 use super::file::number;
@@ -13,7 +14,7 @@ use super::source::{Name, Node, Value};
 use super::typed::{self, Mode};
 
 /// What READY tells of a host, by the names of the protocol.
-pub(super) const FACTS: &[&str] = &[
+const FACTS: &[&str] = &[
     "hostname",
     "os_id",
     "os_version",
@@ -30,6 +31,11 @@ pub(super) const FACTS: &[&str] = &[
     "arch",
     "platform",
 ];
+
+/// Every name of a fact: what READY tells, and the sets of the command `facts`, which are asked for only where a step names them.
+pub(super) fn facts() -> impl Iterator<Item = &'static str> + Clone {
+    FACTS.iter().chain(SETS).copied()
+}
 
 /// What is said for people who do not say it: as the typed client has it, programs are captured and files are made.
 pub(super) fn defaults(kind: CommandType, members: &[(Name, Node)]) -> Vec<(&'static str, Value)> {
@@ -75,6 +81,14 @@ pub(super) fn check(kind: CommandType, params: &Node, content: bool) -> Vec<Prob
         }
     }
     problems
+}
+
+/// Whether a field is this text.
+pub(super) fn is(params: &Node, field: &str, text: &str) -> bool {
+    let members = params.map().unwrap_or_default();
+    members
+        .iter()
+        .any(|(name, node)| name.text == field && matches!(&node.value, Value::Text(value) if value == text))
 }
 
 /// The params of a CMD, from a tree that has no templates any more.

@@ -1,12 +1,13 @@
 //! What a step is on a host: whether it is to run, with which params, and what its end means. Sends nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use minijinja::Value as Data;
 use minijinja::value::Serde;
 use serde_json::value::RawValue;
 use sortie_protocol::command::exec::{Exec, ExecResult};
+use sortie_protocol::command::facts::SETS;
 use sortie_protocol::message::{Become, BecomeMethod, CommandMessage, Ready, Strings};
 use sortie_protocol::{CommandType, text};
 
@@ -18,8 +19,9 @@ use super::params;
 use super::problem::{Problem, ProblemKind};
 use super::run::{Options, Values, last_words};
 use super::source::{Name, Node, Value};
-use super::step::{Becoming, Condition, Expression, Step, Test};
+use super::step::{Becoming, Expression, Step, Test};
 use super::template;
+use crate::error::Error;
 
 /// Bytes of output of a step that its consumer may be behind.
 const WINDOW: u64 = 1024 * 1024;
@@ -71,14 +73,20 @@ impl Known {
 
 /// What is known of a host while a list is applied to it.
 pub(super) struct Host<'l> {
-    list: &'l StepList,
-    options: Options,
+    pub(super) list: &'l StepList,
+    pub(super) options: Options,
     name: String,
     host: Data,
-    facts: Data,
+    pub(super) facts: Values,
+    /// Why facts could not be had.
+    pub(super) no_facts: Option<StepFailure>,
     /// Of the steps that have ended, in order.
     known: Vec<Known>,
     results: Values,
+    /// Where paths lead, by the user who looked.
+    pub(super) places: BTreeMap<(Option<String>, String), String>,
+    /// Users that this session has become already.
+    pub(super) became: BTreeSet<Option<String>>,
     /// Answers to the commands of the next step's conditions.
     answers: Vec<bool>,
     /// Whether the last ones were only looked at, by step.
@@ -92,25 +100,38 @@ impl<'l> Host<'l> {
             options: options.clone(),
             name: name.to_owned(),
             host: Data::from(Serde(serde_json::json!({"name": name}))),
-            facts: Data::from(Serde(serde_json::json!({}))),
+            facts: Values::new(),
+            no_facts: None,
             known: Vec::new(),
             results: Values::new(),
+            places: BTreeMap::new(),
+            became: BTreeSet::new(),
             answers: Vec::new(),
             looked: BTreeMap::new(),
         }
     }
 
     pub(super) fn connected(&mut self, ready: &Ready) {
-        let mut facts = serde_json::to_value(&ready.host).unwrap_or_default();
-        if let Some(facts) = facts.as_object_mut() {
-            facts.insert("arch".to_owned(), ready.arch.clone().into());
-            facts.insert("platform".to_owned(), ready.platform.clone().into());
-        }
-        self.facts = Data::from(Serde(facts));
+        let facts = serde_json::to_value(&ready.host).unwrap_or_default();
+        let mut facts: BTreeMap<String, serde_json::Value> =
+            serde_json::from_value(facts).unwrap_or_default();
+        facts.insert("arch".to_owned(), ready.arch.clone().into());
+        facts.insert("platform".to_owned(), ready.platform.clone().into());
+        self.facts = facts.into_iter().map(|(name, value)| (name, Data::from(Serde(value)))).collect();
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether everything is only looked at.
+    pub(super) fn checks(&self) -> bool {
+        self.options.check
+    }
+
+    /// Whether a check failed for lists of packages that a run refreshes first.
+    pub(super) fn may_be_stale(&self, at: usize, error: &Error) -> bool {
+        matches!(error, Error::Command { .. }) && self.is_check(at) && self.list.steps[at].refreshes()
     }
 
     /// The number of steps that have ended.
@@ -156,6 +177,11 @@ impl<'l> Host<'l> {
 
     fn decided(&mut self, at: usize, flying: &[(usize, &Part)]) -> Decision {
         let step = &self.list.steps[at];
+        if let Some(failure) = &self.no_facts
+            && step.facts.iter().any(|fact| fact.is_empty() || SETS.contains(&fact.as_str()))
+        {
+            return Decision::Settle(self.failed(at, failure.clone()), Part::default());
+        }
         let waits_for = |other: &usize| *other >= self.known.len();
         if step.needs.iter().chain(&step.depends_on).any(waits_for) {
             return Decision::Wait;
@@ -207,7 +233,7 @@ impl<'l> Host<'l> {
                 },
             };
             if holds == condition.negated {
-                return skipped(said(condition));
+                return skipped(condition.in_words());
             }
         }
         match self.prepare(at) {
@@ -222,6 +248,7 @@ impl<'l> Host<'l> {
                     }
                 }
                 self.looked.insert(at, prepared.message.check);
+                self.became.insert(prepared.message.r#become.as_ref().map(|r#become| r#become.user.clone()));
                 Decision::Run(Box::new(prepared))
             }
             Err(failure) => Decision::Settle(self.failed(at, failure), Part::default()),
@@ -256,7 +283,9 @@ impl<'l> Host<'l> {
     fn context(&self, step: &Step, result: Option<Data>) -> Data {
         let mut values: BTreeMap<String, Data> =
             step.scope.values().map(|(name, value)| (name.clone(), value.clone())).collect();
-        values.insert("facts".to_owned(), self.facts.clone());
+        if !step.facts.is_empty() {
+            values.insert("facts".to_owned(), Data::from_pairs(self.facts.clone()));
+        }
         values.insert("host".to_owned(), self.host.clone());
         if !step.needs.is_empty() {
             values.insert("results".to_owned(), Data::from_pairs(self.results.clone()));
@@ -306,7 +335,7 @@ impl<'l> Host<'l> {
         super::typed::read(&node, super::typed::Mode::Rendered)
     }
 
-    fn prepare(&self, at: usize) -> Result<(Prepared, Part), StepFailure> {
+    pub(super) fn prepare(&self, at: usize) -> Result<(Prepared, Part), StepFailure> {
         let step = &self.list.steps[at];
         let problems = StepFailure::Problems;
         let context = self.context(step, None);
@@ -321,8 +350,13 @@ impl<'l> Host<'l> {
             .map_err(problems)?;
         let becoming = self.becoming(step);
         let json = serde_json::from_str(params.get()).unwrap_or_default();
-        let Footprint { reads, writes } =
-            footprint::of(step.kind, &json, becoming.is_some(), changes.as_deref());
+        let user = becoming.as_ref().map(|becoming| becoming.user.clone());
+        let becomes = becoming.is_some() && !self.became.contains(&user);
+        let mut footprint = footprint::of(step.kind, &json, becomes, changes.as_deref());
+        if self.options.check || step.check {
+            footprint.resolve(&|path| self.places.get(&(user.clone(), path.to_owned())).map(String::as_str));
+        }
+        let Footprint { reads, writes } = footprint;
         // What changes nothing, a program by its author's word, is done also by a check: later steps may need what it gives.
         use CommandType::{Exec, Facts, FileRead, FileStat};
         let looks = matches!(step.kind, Exec | FileRead | FileStat | Facts);
@@ -342,7 +376,11 @@ impl<'l> Host<'l> {
             window: Some(WINDOW),
             limits: step.limits.clone().or_else(|| self.options.limits.clone()),
             usage: step.usage || self.options.usage,
-            sequence: if step.in_sequence() { super::run::SEQUENCE.to_owned() } else { String::new() },
+            sequence: if !step.is_alone(self.options.check) {
+                super::run::SEQUENCE.to_owned()
+            } else {
+                String::new()
+            },
         };
         Ok((Prepared { message, writes, input, exact, confirms }, reads))
     }
@@ -382,24 +420,12 @@ impl<'l> Host<'l> {
     fn question(&self, step: &Step, argv: &Node) -> Result<CommandMessage, Vec<Problem>> {
         let argv = self.texts(argv, &self.context(step, None))?;
         let exec = Exec { argv: Some(argv), ..Exec::default() };
-        let params = serde_json::value::to_raw_value(&exec)
-            .map_err(|error| vec![Problem::new(&step.at, ProblemKind::Value, error.to_string())])?;
-        Ok(CommandMessage {
-            id: format!("{}:condition-{}", step.id, self.answers.len() + 1),
-            kind: CommandType::Exec,
-            timeout: step.timeout.unwrap_or_else(|| seconds(self.options.timeout)),
-            params,
-            idempotency_key: String::new(),
-            signature: String::new(),
-            metadata: Strings::new(),
-            check: false,
-            diff: false,
-            r#become: self.becoming(step),
-            window: Some(WINDOW),
-            sequence: String::new(),
-            limits: step.limits.clone().or_else(|| self.options.limits.clone()),
-            usage: false,
-        })
+        let id = format!("{}:condition-{}", step.id, self.answers.len() + 1);
+        let timeout = step.timeout.unwrap_or_else(|| seconds(self.options.timeout));
+        let mut message = command(id, &exec, self.becoming(step), timeout)
+            .map_err(|why| vec![Problem::new(&step.at, ProblemKind::Value, why)])?;
+        message.limits = step.limits.clone().or_else(|| self.options.limits.clone());
+        Ok(message)
     }
 
     fn becoming(&self, step: &Step) -> Option<Become> {
@@ -437,6 +463,11 @@ impl<'l> Host<'l> {
                 failure = Some(StepFailure::Exit { status: result.exit_code, said: last_words(&result) });
             }
         }
+        // Refreshed lists may have a newer one.
+        let newest = json.get("action").is_some_and(|action| action == "already_present") && step.refreshes();
+        if looked && newest && !params::is(&step.params, "state", "present") {
+            return Status::Unknown { depends_on: vec![Arc::clone(&step.id)] };
+        }
         if looked && changed && (step.changed_if.is_some() || step.failed_if.is_some()) {
             return Status::Unknown { depends_on: vec![Arc::clone(&step.id)] };
         }
@@ -463,17 +494,33 @@ impl<'l> Host<'l> {
     }
 }
 
-fn skipped(reason: String) -> Decision {
-    Decision::Settle(Status::Skipped { reason }, Part::default())
+/// A program of the list's own.
+pub(super) fn command(
+    id: String,
+    exec: &Exec,
+    r#become: Option<Become>,
+    timeout: u64,
+) -> Result<CommandMessage, String> {
+    Ok(CommandMessage {
+        id,
+        kind: CommandType::Exec,
+        timeout,
+        params: serde_json::value::to_raw_value(exec).map_err(|error| error.to_string())?,
+        idempotency_key: String::new(),
+        signature: String::new(),
+        metadata: Strings::new(),
+        check: false,
+        diff: false,
+        r#become,
+        window: Some(WINDOW),
+        sequence: String::new(),
+        limits: None,
+        usage: false,
+    })
 }
 
-fn said(condition: &Condition) -> String {
-    let name = if condition.negated { "unless" } else { "only_if" };
-    match &condition.test {
-        Test::Expression(expression) => format!("{name}: {}", expression.text),
-        Test::Command(_) if condition.negated => "unless: the command exited with 0".to_owned(),
-        Test::Command(_) => "only_if: the command did not exit with 0".to_owned(),
-    }
+fn skipped(reason: String) -> Decision {
+    Decision::Settle(Status::Skipped { reason }, Part::default())
 }
 
 fn set(params: &mut Node, name: &str, text: String) {
@@ -484,6 +531,6 @@ fn set(params: &mut Node, name: &str, text: String) {
 }
 
 /// Rounded up: a step may not get less time than was asked for.
-fn seconds(duration: std::time::Duration) -> u64 {
+pub(super) fn seconds(duration: std::time::Duration) -> u64 {
     (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }

@@ -218,7 +218,11 @@ struct Host<'l> {
 impl Host<'_> {
     fn send_first(&mut self, opening: &mut Opening) -> Option<Flying> {
         let step = self.list.steps.first()?;
-        if !step.facts.is_empty() || !step.conditions.is_empty() || step.kind == CommandType::SshdHarden {
+        // The host is asked something before anything else.
+        if self.known.checks() || step.check || self.known.wanted_facts().is_some() {
+            return None;
+        }
+        if !step.facts.is_empty() || !step.conditions.is_empty() || step.is_alone(self.known.checks()) {
             return None;
         }
         let Decision::Run(prepared) = self.known.decide(0) else { return None };
@@ -265,6 +269,22 @@ impl Host<'_> {
 
     /// All steps, as far as it goes.
     async fn steps(&mut self, session: &Session, stop: &mut watch::Receiver<bool>) {
+        if let Some(message) = self.known.wanted_facts() {
+            let told = match session.start_raw(&message).await {
+                Ok(running) => running.wait().await,
+                Err(error) => Err(error),
+            };
+            self.known.take_facts(told.map(|done| done.result).map_err(failure_of));
+        }
+        for look in self.known.where_paths_lead() {
+            // Where it fails, steps are called unknown that may not be; the first of them says why.
+            if let Ok(running) = session.start_raw(&look.message).await
+                && let Ok(done) = running.wait().await
+            {
+                let result: ExecResult = serde_json::from_str(done.result.get()).unwrap_or_default();
+                self.known.paths_lead(look, result.stdout.as_deref().unwrap_or_default());
+            }
+        }
         loop {
             if *stop.borrow() {
                 self.over = true;
@@ -287,8 +307,7 @@ impl Host<'_> {
             if self.flying.len() >= most || bytes >= MOST_BYTES {
                 return;
             }
-            // Its failure would end the sequence, or take a login of its own: it is alone.
-            let alone = !step.in_sequence() || step.kind == CommandType::SshdHarden;
+            let alone = step.is_alone(self.known.checks());
             if alone && !self.flying.is_empty() {
                 return;
             }
@@ -385,6 +404,10 @@ impl Host<'_> {
                         (Status::NotRun, Took::default(), None)
                     }
                     Err(error) => {
+                        if self.known.may_be_stale(at, &error) {
+                            let status = Status::Unknown { depends_on: vec![Arc::clone(&step.id)] };
+                            return self.end(at, flying.writes, status, Took::default(), None).await;
+                        }
                         let usage = match &error {
                             Error::Command { error, .. } => error.usage.clone(),
                             _ => None,

@@ -10,7 +10,7 @@ use sortie_protocol::message::{Become, BecomeMethod};
 
 use super::content::Content;
 use super::problem::Position;
-use super::source::Node;
+use super::source::{Node, Value};
 use super::vars::Scope;
 
 /// One step: a command with its conditions.
@@ -68,9 +68,31 @@ impl Step {
         &self.at
     }
 
-    /// Whether the next ones can be sent before it has ended: its own failure is told by the host alone.
+    /// Whether the next ones can be sent before it has ended: whether it failed is told by the host alone.
     pub(super) fn in_sequence(&self) -> bool {
         self.failed_if.is_none() && !self.ignore_failure
+    }
+
+    /// Whether nothing else may be on its way with it.
+    pub(super) fn is_alone(&self, check: bool) -> bool {
+        // A check of packages whose lists are to be refreshed first may fail for the old lists alone, which stops nothing. Settings
+        // of the SSH server may take a login of their own.
+        let stale = (check || self.check) && self.refreshes();
+        !self.in_sequence() || stale || self.kind == CommandType::SshdHarden
+    }
+
+    /// Whether it begins with refreshing the lists of packages, which a check does not.
+    pub(super) fn refreshes(&self) -> bool {
+        let members = self.params.map().unwrap_or_default();
+        self.kind == CommandType::PkgEnsure
+            && members.iter().any(|(name, node)| {
+                name.text == "update_cache" && !matches!(node.value, Value::Bool(false) | Value::Null)
+            })
+    }
+
+    /// Whether it has conditions that take a command of their own.
+    pub(super) fn asks(&self) -> bool {
+        self.conditions.iter().any(|condition| matches!(condition.test, Test::Command(_)))
     }
 }
 
@@ -79,6 +101,8 @@ impl Step {
 pub(super) struct Expression {
     pub(super) at: Position,
     pub(super) text: String,
+    /// It refers to variables alone.
+    pub(super) fixed: bool,
 }
 
 /// When a step is run.
@@ -87,6 +111,23 @@ pub(super) struct Condition {
     /// `unless`: it must not hold.
     pub(super) negated: bool,
     pub(super) test: Test,
+}
+
+impl Condition {
+    /// As a person reads it. Arguments of its program are left out: they may be secrets.
+    pub(super) fn in_words(&self) -> String {
+        let name = if self.negated { "unless" } else { "only_if" };
+        match &self.test {
+            Test::Expression(expression) => format!("{name}: {}", expression.text),
+            Test::Command(argv) => {
+                let program = match &argv.value {
+                    Value::List(words) => words.first().and_then(|word| word.text().ok()),
+                    _ => None,
+                };
+                format!("{name}: {} exits with 0", program.unwrap_or("a program"))
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

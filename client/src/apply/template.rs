@@ -29,9 +29,16 @@ pub(super) struct References {
     pub(super) any_result: bool,
     /// Names of facts; empty text for all of them.
     pub(super) facts: BTreeSet<String>,
+    /// The host itself, or a result, is referred to.
+    pub(super) host: bool,
 }
 
 impl References {
+    /// Whether it is known before any host is spoken with.
+    pub(super) fn is_fixed(&self) -> bool {
+        self.results.is_empty() && !self.any_result && self.facts.is_empty() && !self.host
+    }
+
     pub(super) fn merge(&mut self, other: Self) {
         self.variables.extend(other.variables);
         for (id, fields) in other.results {
@@ -39,6 +46,7 @@ impl References {
         }
         self.any_result |= other.any_result;
         self.facts.extend(other.facts);
+        self.host |= other.host;
     }
 
     fn of(env: &Environment<'_>, source: &str, names: impl IntoIterator<Item = String>) -> Self {
@@ -57,7 +65,7 @@ impl References {
                 ("facts", fact) => {
                     references.facts.insert(fact.unwrap_or_default().to_owned());
                 }
-                ("host" | "result", _) => {}
+                ("host" | "result", _) => references.host = true,
                 (name, _) if lenient || env.globals().any(|(global, _)| global == name) => {}
                 (name, _) => {
                     references.variables.insert(name.to_owned());

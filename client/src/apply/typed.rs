@@ -19,7 +19,7 @@ use super::template;
 pub(super) enum Mode {
     /// As they stand in the file. Texts that are templates are passed over: what they will be is not known.
     Written,
-    /// As they were rendered: a number or a truth value is its text where text is wanted.
+    /// As they were rendered: where text is wanted, a number or a truth value is what a template writes for it.
     Rendered,
 }
 
@@ -174,7 +174,9 @@ impl<'n> Typed<'n> {
     fn text<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
         match &self.node.value {
             Value::Number(number) if self.mode == Mode::Rendered => visitor.visit_string(number.to_string()),
-            Value::Bool(value) if self.mode == Mode::Rendered => visitor.visit_string(value.to_string()),
+            Value::Bool(value) if self.mode == Mode::Rendered => {
+                visitor.visit_str(if *value { "True" } else { "False" })
+            }
             _ => de::Deserializer::deserialize_any(self, visitor),
         }
     }
@@ -328,4 +330,41 @@ pub(super) fn unknown_field<'a>(
         true => format!("; there are {}", known.into_iter().collect::<Vec<_>>().join(", ")),
     };
     Problem::new(&name.at, ProblemKind::UnknownField, format!("there is no field {text}{hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sortie_protocol::command::exec::Exec;
+    use std::sync::Arc;
+
+    fn rendered(json: serde_json::Value) -> Result<Exec, String> {
+        let at = Position { file: Arc::from(std::path::Path::new("f")), line: 1, column: 1 };
+        read(&Node::from_json(json, &at), Mode::Rendered).map_err(|problems| problems[0].to_string())
+    }
+
+    #[test]
+    fn where_text_is_wanted_a_rendered_number_is_text_and_nothing_else_changes_its_type() {
+        let exec =
+            rendered(serde_json::json!({"argv": ["a", 5, true, 1.5], "env": {"A": 1}, "umask": 22})).unwrap();
+        assert_eq!(exec.argv.unwrap(), ["a", "5", "True", "1.5"]);
+        assert_eq!(exec.umask.unwrap().to_string(), "0022");
+        for (json, said) in [
+            (serde_json::json!({"argv": [["a"]]}), "expected text, found a list"),
+            (serde_json::json!({"argv": [null]}), "expected text, found nothing"),
+            (
+                serde_json::json!({"output_bytes": "5"}),
+                "expected a whole number from 0 to 18446744073709551615, found text",
+            ),
+            (serde_json::json!({"capture_out": "true"}), "expected true or false, found text"),
+            (
+                serde_json::json!({"output_bytes": -1}),
+                "expected a whole number from 0 to 18446744073709551615",
+            ),
+            (serde_json::json!({"nonsense": 1}), "there is no field nonsense"),
+        ] {
+            let error = rendered(json).unwrap_err();
+            assert!(error.contains(said), "{error}");
+        }
+    }
 }

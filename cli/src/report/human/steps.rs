@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sortie_client::protocol::Stream;
 
 use super::Page;
-use crate::report::{Applied, Step};
+use crate::report::{Applied, Planned, Step};
 use crate::terminal::harmless;
 
 /// One step, and what it changed.
@@ -32,6 +32,37 @@ pub(super) fn step(step: Step, page: &mut Page<'_>) {
     let diff = result.as_ref().and_then(|result| result.get("diff")?.as_str());
     if let Some(diff) = diff.filter(|diff| !diff.is_empty()) {
         page.result(diff.trim_end_matches('\n'));
+    }
+}
+
+/// What would run.
+pub(super) fn plan(hosts: &[Arc<str>], steps: &[Planned], page: &mut Page<'_>) {
+    let flights = steps.iter().filter_map(|step| step.flight).max().unwrap_or(0);
+    let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    let on = names(hosts);
+    page.result(&format!("{} in {}, on {on}", count(steps.len(), "step"), count(flights, "flight")));
+    let width =
+        |text: fn(&Planned) -> &str| steps.iter().map(|step| text(step).chars().count()).max().unwrap_or(0);
+    let (ids, commands) = (width(|step| &step.step), width(|step| step.command));
+    for step in steps {
+        let flight = step.flight.map_or_else(|| "-".to_owned(), |flight| flight.to_string());
+        let mut line =
+            format!("{flight:>4}  {:<ids$}  {:<commands$}  {}", step.step, step.command, step.about);
+        if let Some(user) = &step.r#become {
+            line.push_str(&format!("  as {user}"));
+        }
+        if !step.when_changed.is_empty() {
+            line.push_str(&format!("  when changed: {}", names(&step.when_changed)));
+        }
+        for condition in &step.conditions {
+            line.push_str(&format!("  {condition}"));
+        }
+        let waits: Vec<Arc<str>> =
+            step.waits_for.iter().filter(|id| !step.when_changed.contains(id)).map(Arc::clone).collect();
+        if !waits.is_empty() {
+            line.push_str(&format!("  needs results of: {}", names(&waits)));
+        }
+        page.result(line.trim_end());
     }
 }
 
