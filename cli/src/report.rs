@@ -9,12 +9,14 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use sortie_client::protocol::command::dir_ensure::DirEnsureResult;
 use sortie_client::protocol::command::exec::ExecResult;
 use sortie_client::protocol::command::facts::FactsResult;
 use sortie_client::protocol::command::file_remove::FileRemoveResult;
 use sortie_client::protocol::command::file_stat::FileStatResult;
 use sortie_client::protocol::command::file_write::FileWriteResult;
 use sortie_client::protocol::command::line_ensure::LineEnsureResult;
+use sortie_client::protocol::command::link_ensure::LinkEnsureResult;
 use sortie_client::protocol::command::pkg_ensure::PkgEnsureResult;
 use sortie_client::protocol::command::service_reload::ServiceReloadResult;
 use sortie_client::protocol::command::sshd_harden::SshdHardenResult;
@@ -142,6 +144,20 @@ pub(crate) enum Done {
         check: bool,
         #[serde(flatten)]
         result: FileRemoveResult,
+    },
+    /// See the protocol; `path` and `check` are as asked for.
+    DirEnsure {
+        path: String,
+        check: bool,
+        #[serde(flatten)]
+        result: DirEnsureResult,
+    },
+    /// See the protocol; `path` and `check` are as asked for.
+    LinkEnsure {
+        path: String,
+        check: bool,
+        #[serde(flatten)]
+        result: LinkEnsureResult,
     },
     /// See the protocol; `name` (empty for several packages) and `check` are as asked for.
     Pkg {

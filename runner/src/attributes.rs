@@ -139,6 +139,24 @@ fn by_name_service(context: &Context, database: &str, name: &str) -> Result<Opti
     Ok(ran.text().split(':').nth(2).and_then(|id| id.parse().ok()))
 }
 
+/// Whether this user may change attributes so, as far as that can be known: chown(2), chmod(2).
+///
+/// # Errors
+/// `PERMISSION_DENIED` naming the path.
+pub(crate) fn may_change(path: &Path, present: Attributes, next: Attributes) -> Result<(), Failure> {
+    let own = host::uid();
+    let in_group = |gid: u32| {
+        nix::unistd::getegid().as_raw() == gid
+            || nix::unistd::getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid))
+    };
+    let group_stays = present.gid == next.gid || in_group(next.gid);
+    if own == 0 || present == next || (present.uid == own && next.uid == own && group_stays) {
+        return Ok(());
+    }
+    let message = format!("only root can give {path:?} that owner, group or mode; nothing was changed");
+    Err(Failure::new(ErrorCode::PermissionDenied, message))
+}
+
 /// What something is, in a word.
 pub(crate) fn kind(metadata: &Metadata) -> &'static str {
     let kind = metadata.file_type();

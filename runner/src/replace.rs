@@ -14,7 +14,7 @@ use crate::path;
 use crate::sys::{fd, file, host};
 
 /// How the names of files that are being written begin; nothing else does.
-const TEMPORARY: &str = ".sortie-tmp-";
+pub(crate) const TEMPORARY: &str = ".sortie-tmp-";
 
 /// The same of copies of old files, until they are whole.
 const BACKUP: &str = ".sortie-bak-";

@@ -405,3 +405,245 @@ async fn what_cannot_be_removed_is_named_and_what_is_left_is_in_its_place() -> R
     drop(mounted);
     session.finish().await
 }
+
+fn owner(path: impl AsRef<Path>) -> Result<(u32, u32, u32)> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.uid(), found.gid(), found.mode() & 0o7777))
+}
+
+#[tokio::test]
+async fn a_directory_is_made_with_all_that_it_is_to_have_and_then_left_alone() -> Result<()> {
+    require_root!();
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    let params = json!({"path": dir.text("a/b/c/"), "mode": "2711", "owner": "65534", "group": "daemon"});
+    let result = as_checked(&mut session, "dir_ensure", &params).await?;
+    assert_eq!((&result["changed"], &result["created"]), (&json!(true), &json!(true)));
+    assert!(result["diff"].as_str().unwrap_or_default().ends_with("+group daemon\n+mode 2711\n"), "{result}");
+    assert_eq!((owner(dir.at("a/b"))?, owner(dir.at("a/b/c"))?), ((0, 0, 0o755), (65534, 1, 0o2711)));
+    let before = snapshot(dir.path())?;
+    let result = as_checked(&mut session, "dir_ensure", &params).await?;
+    assert_eq!(result, json!({"changed": false, "created": false, "diff": ""}));
+    assert_eq!(snapshot(dir.path())?, before);
+
+    // What is there keeps what is not asked for.
+    as_checked(&mut session, "dir_ensure", &json!({"path": dir.text("a/b/c"), "mode": "0700"})).await?;
+    assert_eq!(owner(dir.at("a/b/c"))?, (65534, 1, 0o700));
+    // A group that is handed on is that of what is made below too.
+    std::os::unix::fs::chown(dir.at("a"), None, Some(65534))?;
+    chmod(dir.at("a"), 0o2755)?;
+    session.done("dir_ensure", json!({"path": dir.text("a/x/y")})).await?;
+    assert_eq!((owner(dir.at("a/x"))?, owner(dir.at("a/x/y"))?), ((0, 65534, 0o2755), (0, 65534, 0o2755)));
+    session.finish().await
+}
+
+#[tokio::test]
+async fn what_is_no_directory_is_never_made_one() -> Result<()> {
+    require_root!();
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    dir.write("f", "x")?;
+    std::fs::create_dir(dir.at("d"))?;
+    symlink("d", dir.at("to-d"))?;
+    symlink("nowhere", dir.at("dangling"))?;
+    refuses_wrong_paths(&mut session, "dir_ensure", &json!({})).await?;
+    let before = snapshot(dir.path())?;
+    for (code, path, more) in [
+        ("CONFLICT", "f", json!({})),
+        ("CONFLICT", "f/below", json!({})),
+        ("CONFLICT", "to-d", json!({"no_follow": true})),
+        ("NOT_FOUND", "new", json!({"owner": "nobody.such"})),
+        ("INVALID_PARAMS", "new", json!({"file_mode": "0644"})),
+        ("INVALID_PARAMS", "new", json!({"mode": "u+x"})),
+    ] {
+        let mut params = json!({"path": dir.text(path)});
+        for (name, value) in more.as_object().context("an object")? {
+            params[name] = value.clone();
+        }
+        for check in [true, false] {
+            let frame = with(cmd(&session.next_id(), "dir_ensure", params.clone()), json!({"check": check}));
+            session.failed(code, &frame).await.with_context(|| format!("{path} check {check}"))?;
+        }
+    }
+    session.error("CONFLICT", "dir_ensure", json!({"path": "/tmp/..", "recursive": true})).await?;
+    assert_eq!(snapshot(dir.path())?, before);
+    session.done("dir_ensure", json!({"path": dir.text("to-d"), "mode": "0711"})).await?;
+    assert_eq!(owner(dir.at("d"))?.2, 0o711);
+    // Where a link leads to nothing, the directory is made.
+    session.done("dir_ensure", json!({"path": dir.text("dangling")})).await?;
+    assert!(dir.at("nowhere").is_dir());
+    session.finish().await
+}
+
+#[tokio::test]
+async fn recursion_reaches_everything_below_and_nothing_else() -> Result<()> {
+    require_root!();
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    let outside = dir.write("outside", "x")?;
+    chmod(&outside, 0o644)?;
+    std::fs::create_dir_all(dir.at("d/sub/deep"))?;
+    std::fs::create_dir_all(dir.at("elsewhere/in"))?;
+    dir.write("d/sub/f", "x")?;
+    dir.write("d/sub/tool", "x")?;
+    nix::unistd::mkfifo(&dir.at("d/sub/fifo"), Mode::S_IRWXU)?;
+    symlink(&outside, dir.at("d/sub/deep/link"))?;
+    symlink(dir.at("elsewhere"), dir.at("d/to-elsewhere"))?;
+    chmod(dir.at("d/sub/tool"), 0o6755)?;
+    std::fs::create_dir(dir.at("d/mounted"))?;
+    let mounted = Mounted::new(&["-t", "tmpfs", "-o", "mode=0700", "sortie-suite"], &dir.at("d/mounted"))?;
+    let untouched = (owner(&outside)?, owner(dir.at("elsewhere"))?, owner(dir.at("elsewhere/in"))?);
+    let params =
+        json!({"path": dir.text("d"), "owner": "65534", "group": "1", "mode": "0750", "recursive": true});
+    let before = snapshot(dir.path())?;
+    let frame = with(cmd("c", "dir_ensure", params.clone()), json!({"check": true, "diff": true}));
+    session.send(&frame).await?;
+    let event = session.frame("EVENT").await?;
+    assert!(event["data"]["message"].as_str().unwrap_or_default().contains("d/mounted"), "{event}");
+    let checked = session.frame("DONE").await?["data"]["result"].take();
+    assert_eq!(snapshot(dir.path())?, before, "a check changed something");
+    let frame = with(cmd("r", "dir_ensure", params.clone()), json!({"diff": true}));
+    let result = session.ask(&frame).await?["data"]["result"].take();
+    assert_eq!(result, checked);
+    assert_eq!(result["changed_below"], 7);
+    assert_eq!(result["diff"].as_str().unwrap_or_default().matches(" (attributes)\n@@").count(), 8);
+    for (path, expected) in [
+        ("d", (65534, 1, 0o750)),
+        ("d/sub", (65534, 1, 0o750)),
+        ("d/sub/deep", (65534, 1, 0o750)),
+        ("d/sub/f", (65534, 1, 0o644)),
+        // The bits that made it run as root are gone with root.
+        ("d/sub/tool", (65534, 1, 0o755)),
+        ("d/sub/fifo", (65534, 1, 0o700)),
+        ("d/sub/deep/link", (65534, 1, 0o777)),
+        ("d/to-elsewhere", (65534, 1, 0o777)),
+        ("d/mounted", (0, 0, 0o700)),
+    ] {
+        assert_eq!(owner(dir.at(path))?, expected, "{path}");
+    }
+    assert_eq!((owner(&outside)?, owner(dir.at("elsewhere"))?, owner(dir.at("elsewhere/in"))?), untouched);
+    let before = snapshot(dir.path())?;
+    assert_eq!(session.done("dir_ensure", params).await?, json!({"changed": false, "created": false}));
+    assert_eq!(snapshot(dir.path())?, before, "a second run changed something");
+    let files = json!({"path": dir.text("d"), "recursive": true, "file_mode": "0640"});
+    assert_eq!(session.done("dir_ensure", files).await?["changed_below"], 2);
+    assert_eq!((owner(dir.at("d/sub/f"))?.2, owner(dir.at("d/sub"))?.2), (0o640, 0o750));
+    drop(mounted);
+    session.finish().await
+}
+
+#[tokio::test]
+async fn who_swaps_directories_for_links_meanwhile_is_given_nothing_else() -> Result<()> {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    require_root!();
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    std::fs::create_dir(dir.at("precious"))?;
+    let file = dir.write("precious/f", "x")?;
+    std::fs::create_dir_all(dir.at("top/sub"))?;
+    let stop = std::sync::Arc::new(AtomicBool::new(false));
+    let swapping = {
+        let (top, precious, stop) = (dir.at("top"), dir.at("precious"), stop.clone());
+        std::thread::spawn(move || {
+            while !stop.load(Relaxed) {
+                let (place, aside) = (top.join("sub"), top.join("aside"));
+                let _ = std::fs::rename(&place, &aside);
+                let _ = symlink(&precious, &place);
+                let _ = std::fs::remove_file(&place);
+                let _ = std::fs::rename(&aside, &place);
+            }
+        })
+    };
+    for round in 0..300 {
+        let params =
+            json!({"path": dir.text("top"), "recursive": true, "owner": (round % 2 + 65533).to_string()});
+        let id = session.next_id();
+        let answer = session.ask(&cmd(&id, "dir_ensure", params)).await?;
+        ensure!(answer["type"] == "DONE" || answer["type"] == "ERROR", "{answer}");
+    }
+    stop.store(true, Relaxed);
+    ensure!(swapping.join().is_ok(), "the thread panicked");
+    assert_eq!((owner(dir.at("precious"))?.0, owner(&file)?.0), (0, 0));
+    session.finish().await
+}
+
+#[tokio::test]
+async fn a_link_says_what_was_asked_for_and_replaces_links_alone() -> Result<()> {
+    require_root!();
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    let path = dir.text("link");
+    let to = |target: &str| json!({"path": path, "target": target});
+    let result = as_checked(&mut session, "link_ensure", &to("nowhere/at all")).await?;
+    assert_eq!((&result["created"], &result["dangling"]), (&json!(true), &json!(true)));
+    assert_eq!(std::fs::read_link(&path)?, Path::new("nowhere/at all"));
+    let again = session.done("link_ensure", to("nowhere/at all")).await?;
+    assert_eq!(again, json!({"changed": false, "created": false, "dangling": true}));
+    std::os::unix::fs::lchown(&path, Some(65534), Some(1))?;
+    let before = snapshot(dir.path())?;
+    let frame = with(cmd("c", "link_ensure", to(".")), json!({"check": true, "diff": true}));
+    let checked = session.ask(&frame).await?["data"]["result"].take();
+    assert_eq!(snapshot(dir.path())?, before);
+    let result =
+        session.ask(&with(cmd("r", "link_ensure", to(".")), json!({"diff": true}))).await?["data"]["result"]
+            .take();
+    assert_eq!(result, checked);
+    let diff = result["diff"].as_str().context("a diff")?;
+    assert!(diff.ends_with(" group daemon\n-target nowhere/at all\n+target .\n"), "{diff}");
+    assert_eq!((result["created"].as_bool(), result.get("dangling")), (Some(false), None));
+    // The owner of the old link stays, and what it leads to is not touched.
+    assert_eq!((owner(&path)?, owner(dir.path())?.0), ((65534, 1, 0o777), 0));
+    let owned = json!({"path": path, "target": ".", "owner": "root", "group": "0"});
+    assert_eq!(session.done("link_ensure", owned).await?["changed"], true);
+    assert_eq!(owner(&path)?, (0, 0, 0o777));
+    assert_eq!(dir.names()?, ["link"]);
+    session.finish().await
+}
+
+#[tokio::test]
+async fn a_link_replaces_a_file_or_an_empty_directory_only_by_force() -> Result<()> {
+    require_root!();
+    let mut session = Session::start(&[]).await?;
+    let dir = Dir::new()?;
+    dir.write("f", "old\n")?;
+    std::fs::create_dir_all(dir.at("empty"))?;
+    std::fs::create_dir_all(dir.at("full"))?;
+    dir.write("full/f", "stays")?;
+    std::fs::create_dir(dir.at("mounted"))?;
+    let mounted = Mounted::new(&["-t", "tmpfs", "sortie-suite"], &dir.at("mounted"))?;
+    refuses_wrong_paths(&mut session, "link_ensure", &json!({"target": "x"})).await?;
+    let before = snapshot(dir.path())?;
+    for (code, path, target, force) in [
+        ("CONFLICT", "f", "x", false),
+        ("CONFLICT", "empty", "x", false),
+        ("CONFLICT", "full", "x", true),
+        ("CONFLICT", "mounted", "x", true),
+        ("NOT_FOUND", "absent/link", "x", true),
+        ("INVALID_PARAMS", "new/", "x", true),
+        ("INVALID_PARAMS", "new", "", true),
+        ("INVALID_PARAMS", "new", "a\0b", true),
+        ("INVALID_PARAMS", "new", &"x".repeat(4096), true),
+    ] {
+        let params = json!({"path": dir.text(path), "target": target, "force": force});
+        for check in [true, false] {
+            let frame = with(cmd(&session.next_id(), "link_ensure", params.clone()), json!({"check": check}));
+            session.failed(code, &frame).await.with_context(|| format!("{path} {target} check {check}"))?;
+        }
+    }
+    assert_eq!(snapshot(dir.path())?, before);
+    drop(mounted);
+    for (path, gone) in [("f", "-old\n"), ("empty", "-type directory\n")] {
+        let params = json!({"path": dir.text(path), "target": "full", "force": true});
+        let frame = |id: &str, check| {
+            with(cmd(id, "link_ensure", params.clone()), json!({"check": check, "diff": true}))
+        };
+        let checked = session.ask(&frame(&format!("c{path}"), true)).await?["data"]["result"].take();
+        let result = session.ask(&frame(&format!("r{path}"), false)).await?["data"]["result"].take();
+        assert_eq!(result, checked);
+        assert!(result["diff"].as_str().unwrap_or_default().contains(gone), "{result}");
+        assert_eq!((&result["changed"], &result["created"]), (&json!(true), &json!(false)));
+        assert_eq!(std::fs::read_link(dir.at(path))?, Path::new("full"));
+    }
+    assert_eq!(dir.names()?, ["empty", "f", "full", "mounted"]);
+    session.finish().await
+}

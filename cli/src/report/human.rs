@@ -232,6 +232,21 @@ impl Human {
                 page.result(&format!("{host}: {path}: {what}{new}{backup}"));
                 differences(result.diff, page);
             }
+            Done::DirEnsure { path, check, result } => {
+                let below = match result.changed_below {
+                    0 => String::new(),
+                    count => format!(", {count} below it"),
+                };
+                let what = brought(result.changed, result.created, check);
+                page.result(&format!("{host}: {path}: {what}{below}"));
+                differences(result.diff, page);
+            }
+            Done::LinkEnsure { path, check, result } => {
+                let nowhere = if result.dangling { "; it leads nowhere" } else { "" };
+                let what = brought(result.changed, result.created, check);
+                page.result(&format!("{host}: {path}: {what}{nowhere}"));
+                differences(result.diff, page);
+            }
             Done::FileRemove { path, check, result } => {
                 let below = match result.removed {
                     0 | 1 => String::new(),
@@ -374,6 +389,16 @@ fn failed(failure: &Failure, page: &mut Page<'_>) {
         _ => "",
     };
     page.tell("31", &failure.host, &format!("{}{advice}{code}", failure.message));
+}
+
+fn brought(changed: bool, created: bool, check: bool) -> &'static str {
+    match (changed, created, check) {
+        (false, ..) => "unchanged",
+        (true, true, true) => "would be created",
+        (true, false, true) => "would be changed",
+        (true, true, false) => "created",
+        (true, false, false) => "changed",
+    }
 }
 
 fn differences(diff: Option<String>, page: &mut Page<'_>) {

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use crate::decode::{decode, fields};
 use crate::encode::Object;
 
+pub mod dir_ensure;
 pub mod exec;
 pub mod facts;
 pub mod file_read;
@@ -15,6 +16,7 @@ pub mod file_stat;
 pub mod file_write;
 pub mod ini_ensure;
 pub mod line_ensure;
+pub mod link_ensure;
 pub mod pkg_ensure;
 pub mod service_reload;
 pub mod sshd_harden;
@@ -121,6 +123,8 @@ commands! {
     IniEnsure, ini_ensure::IniEnsure -> IniEnsureResult, "ini_ensure", "ini.ensure";
     Facts, facts::Facts -> FactsResult, "facts", "facts";
     FileRemove, file_remove::FileRemove -> FileRemoveResult, "file_remove", "file.remove";
+    DirEnsure, dir_ensure::DirEnsure -> DirEnsureResult, "dir_ensure", "dir.ensure";
+    LinkEnsure, link_ensure::LinkEnsure -> LinkEnsureResult, "link_ensure", "link.ensure";
 }
 
 /// The part of any params that announces INPUT.

@@ -18,6 +18,7 @@ use crate::output::{Output, lock, now};
 use crate::pool::{Pool, Share};
 
 mod content;
+mod dir_ensure;
 mod exec;
 mod facts;
 mod file_read;
@@ -26,6 +27,7 @@ mod file_stat;
 mod file_write;
 mod ini_ensure;
 mod line_ensure;
+mod link_ensure;
 mod pkg_ensure;
 mod service_reload;
 mod sshd_harden;
@@ -63,6 +65,8 @@ handlers! {
     IniEnsure => ini_ensure;
     Facts => facts;
     FileRemove => file_remove;
+    DirEnsure => dir_ensure;
+    LinkEnsure => link_ensure;
 }
 
 /// Bytes of small frames that the peer has not read, beyond which it is told nothing of progress.

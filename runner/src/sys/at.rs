@@ -3,16 +3,16 @@
 //! Descriptors may have been opened with O_PATH alone; nothing here follows a symbolic link.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::Mode;
-use nix::unistd::{AccessFlags, UnlinkatFlags};
+use nix::unistd::{AccessFlags, Gid, Uid, UnlinkatFlags};
 
 /// The object behind a descriptor by its name in /proc (proc_pid_fd(5)): what is refused for a descriptor that was opened with
 /// O_PATH is done for this, and a symbolic link that is the object itself is not followed.
@@ -74,10 +74,56 @@ pub(crate) fn rename(directory: &File, from: &CStr, to: &CStr) -> io::Result<()>
     Ok(nix::fcntl::renameat(directory, from, directory, to)?)
 }
 
+/// Makes a directory for nobody but this user.
+pub(crate) fn mkdir(directory: &File, name: &CStr) -> io::Result<()> {
+    Ok(nix::sys::stat::mkdirat(directory, name, Mode::S_IRWXU)?)
+}
+
+/// Makes a symbolic link that says `target`.
+pub(crate) fn symlink(target: &CStr, directory: &File, name: &CStr) -> io::Result<()> {
+    Ok(nix::unistd::symlinkat(target, directory, name)?)
+}
+
+/// Has two names change places at once: renameat2(2), RENAME_EXCHANGE.
+///
+/// # Errors
+/// `EINVAL` or `ENOSYS` where the file system or the kernel cannot.
+pub(crate) fn exchange(directory: &File, one: &CStr, other: &CStr) -> io::Result<()> {
+    let fd = directory.as_raw_fd();
+    // SAFETY: an open descriptor and two NUL-terminated names that live through the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_renameat2, fd, one.as_ptr(), fd, other.as_ptr(), libc::RENAME_EXCHANGE)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// That the file system is not read-only.
+///
+/// # Errors
+/// `EROFS` alone.
+pub(crate) fn on_writable_file_system(place: &File) -> io::Result<()> {
+    let known = nix::sys::statvfs::fstatvfs(place)?;
+    if known.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY) {
+        return Err(io::Error::from_raw_os_error(libc::EROFS));
+    }
+    Ok(())
+}
+
 /// Whether this user may make and remove names in the directory, as far as its permissions and file system say.
 pub(crate) fn writable(directory: &File) -> io::Result<()> {
     let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
     Ok(nix::unistd::faccessat(directory, c".", wanted, AtFlags::empty())?)
+}
+
+/// Gives owner and group to the object itself; none stays as it is.
+pub(crate) fn set_owner(place: &File, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+    let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+    Ok(nix::unistd::fchownat(place, c"", uid, gid, AtFlags::AT_EMPTY_PATH)?)
+}
+
+/// Sets the permission bits of what is no symbolic link.
+pub(crate) fn set_mode(place: &File, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(behind(place), Permissions::from_mode(mode))
 }
 
 /// The mount that an open file is on, by its number: proc_pid_fdinfo(5).

@@ -43,6 +43,11 @@ pub(crate) fn mounted_within(place: &File) -> Option<PathBuf> {
     })
 }
 
+/// Whether only who may write to a file can make hard links to it: proc_sys_fs(5).
+pub(crate) fn hard_links_are_protected() -> bool {
+    std::fs::read_to_string("/proc/sys/fs/protected_hardlinks").is_ok_and(|value| value.trim() != "0")
+}
+
 /// Space, tab, newline and backslash are written as a backslash and three octal digits.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
