@@ -263,16 +263,14 @@ impl Scope {
         if self.enabled.iter().any(|on| on == controller) {
             return true;
         }
-        let file = format!("{}/cgroup.subtree_control", self.path);
-        let mut is_on = fs::write(&file, format!("+{controller}")).is_ok();
-        if !is_on {
-            // Not while a process is in the scope itself (cgroups(7), "no internal processes"): this one before it has moved, or
-            // a keeper that it forked just then.
-            for pid in fs::read_to_string(format!("{}/cgroup.procs", self.path)).unwrap_or_default().lines() {
-                write(self.home.as_ptr(), pid.as_bytes());
-            }
-            is_on = fs::write(&file, format!("+{controller}")).is_ok();
+        // Not while a process is in the scope itself: this one before it has moved, or a keeper that it forked just then. The
+        // kernel refuses some controllers then, and with others no leaf would take processes any more (cgroups(7), "domain
+        // invalid").
+        for pid in fs::read_to_string(format!("{}/cgroup.procs", self.path)).unwrap_or_default().lines() {
+            write(self.home.as_ptr(), pid.as_bytes());
         }
+        let is_on =
+            fs::write(format!("{}/cgroup.subtree_control", self.path), format!("+{controller}")).is_ok();
         if is_on {
             self.enabled.push(controller.to_owned());
         }
