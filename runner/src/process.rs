@@ -163,7 +163,8 @@ pub(crate) fn run(
         released: false,
         left_running: 0,
         keeper_gone: false,
-        kill_leftovers,
+        // Nothing would hold them to what their leaf does once they are outside of it: a fork bomb's leader exits first.
+        kill_leftovers: kill_leftovers || !leader.bounds.cgroup.is_empty(),
         ended: false,
         took: Rusage::default(),
         cpu: leader.bounds.cpu_seconds.map(|seconds| CpuWatch { seconds, look: started, over: false }),

@@ -66,6 +66,9 @@ const EMULATORS: [Program; 3] = [
     program("qemu-riscv64-static", "qemu-user-static"),
 ];
 
+const MACHINE_PROGRAMS: [Program; 2] =
+    [program("qemu-system-x86_64", "qemu-system-x86"), program("mke2fs", "e2fsprogs")];
+
 /// A cargo subcommand that is built where it is not found, without optimisation: it runs once.
 pub(crate) struct Tool {
     name: &'static str,
@@ -139,12 +142,14 @@ pub(crate) fn for_dist(workspace: &Workspace) -> Result<Missing> {
 }
 
 /// What `cargo xtask test --full` needs beside [`for_tests`] and [`for_dist`]: a kernel that runs programs of another
-/// machine, for the host that is one.
+/// machine, for the host that is one, and an emulator for the machine with a kernel of its own.
 pub(crate) fn for_hosts() -> Missing {
     if std::env::consts::ARCH == "aarch64" {
         return Missing::new();
     }
-    let mut missing = Apt::default().ensure(&EMULATORS[..1]);
+    let mut apt = Apt::default();
+    let mut missing = apt.ensure(&EMULATORS[..1]);
+    missing.extend(apt.ensure(&MACHINE_PROGRAMS));
     if let Err(error) = register_emulator() {
         missing.push(format!("hosts of aarch64 cannot be run: {error:#}"));
     }

@@ -29,20 +29,31 @@ pub fn ensure(kind: Kind) -> Result<PathBuf, Missing> {
     }
     let recipe = kind.recipe();
     require(&recipe)?;
+    made(kind.name(), &digest(&recipe)?, &|scratch, root, cache| match &recipe {
+        Recipe::Busybox => Ok(build_busybox(root)?),
+        Recipe::Debian(debian) => build_debian(debian, scratch, root, cache),
+    })
+}
+
+/// Builds an image: given a scratch directory, where the image is to be, and the cache.
+pub(super) type Build<'a> = &'a dyn Fn(&Path, &Path, &Path) -> Result<(), Missing>;
+
+/// The image of this name and digest, built where it is not there.
+pub(super) fn made(name: &str, digest: &str, build: Build<'_>) -> Result<PathBuf, Missing> {
     let cache = cache()?;
     fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
-    let path = cache.join(format!("{kind}-{}", digest(&recipe)?));
+    let path = cache.join(format!("{name}-{digest}"));
     if path.exists() {
         return Ok(path);
     }
-    let lock = cache.join(format!("{kind}.lock"));
+    let lock = cache.join(format!("{name}.lock"));
     let file = File::create(&lock).with_context(|| format!("making {}", lock.display()))?;
     let _lock = Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, error)| anyhow!("locking {}: {error}", lock.display()))?;
     if path.exists() {
         return Ok(path);
     }
-    let building = format!(".building-{kind}-");
+    let building = format!(".building-{name}-");
     for entry in fs::read_dir(&cache)?.filter_map(Result::ok) {
         // Of a build that was killed: under the lock there is no other. Its mounts went with its namespace.
         if entry.file_name().to_string_lossy().starts_with(&building) {
@@ -52,10 +63,7 @@ pub fn ensure(kind: Kind) -> Result<PathBuf, Missing> {
     let scratch = tempfile::Builder::new().prefix(&building).tempdir_in(&cache)?;
     let root = scratch.path().join("root");
     eprintln!("building the image {}", path.display());
-    match recipe {
-        Recipe::Busybox => build_busybox(&root)?,
-        Recipe::Debian(debian) => build_debian(&debian, scratch.path(), &root, &cache)?,
-    }
+    build(scratch.path(), &root, &cache)?;
     fs::rename(&root, &path).with_context(|| format!("moving the image to {}", path.display()))?;
     Ok(path)
 }
@@ -70,7 +78,7 @@ fn cache() -> Result<PathBuf> {
     Ok(base.join("sortie-testhosts"))
 }
 
-fn digest(recipe: &Recipe) -> Result<String> {
+pub(super) fn digest(recipe: &Recipe) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(format!("{VERSION} {PACKAGES:?} {COMMON} {recipe:?}"));
     if let Recipe::Busybox = recipe {
@@ -162,7 +170,12 @@ fn build_busybox(root: &Path) -> Result<()> {
 /// Run in every image of Debian's packages at last.
 const COMMON: &str = include_str!("recipe/common.sh");
 
-fn build_debian(recipe: &Debian, scratch: &Path, root: &Path, cache: &Path) -> Result<(), Missing> {
+pub(super) fn build_debian(
+    recipe: &Debian,
+    scratch: &Path,
+    root: &Path,
+    cache: &Path,
+) -> Result<(), Missing> {
     let script = scratch.join("script");
     fs::write(&script, [recipe.scripts, &[COMMON]].concat().join("\n"))?;
     // Packages are kept, as several images have the same.

@@ -191,7 +191,7 @@ pub(super) struct Debian {
     pub(super) scripts: &'static [&'static str],
 }
 
-const APT: &str = include_str!("recipe/apt.sh");
+pub(super) const APT: &str = include_str!("recipe/apt.sh");
 const RPM: &str = include_str!("recipe/rpm.sh");
 const PACMAN_REPOSITORY: &str = include_str!("recipe/pacman.sh");
 const EMULATED: &str = include_str!("recipe/emulated.sh");

@@ -13,6 +13,7 @@ pub mod image;
 mod inside;
 mod kinds;
 mod lab;
+pub mod machine;
 pub mod matrix;
 pub mod snapshot;
 pub mod spec;
@@ -21,6 +22,7 @@ pub use fault::Cut;
 pub use inside::Ran;
 pub use kinds::Kind;
 pub use lab::{Builder, Host, Lab};
+pub use machine::Machine;
 pub use snapshot::Snapshot;
 
 /// Why a kind of host cannot be had.
