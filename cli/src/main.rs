@@ -29,6 +29,7 @@ mod signals;
 mod source;
 mod sudoers;
 mod terminal;
+mod wait;
 mod watch;
 mod words;
 
@@ -70,6 +71,8 @@ enum Verb {
     Sudoers(sudoers::Arguments),
     /// Tell what the hosts are: system, hardware, network, mounts, disks, accounts, packages, units
     Facts(facts::Arguments),
+    /// Wait until a port, a path or a unit is as it should be
+    Wait(wait::Arguments),
     /// Settings of the SSH server, in force afterwards or not at all
     Harden(harden::Arguments),
     /// Apply a list of steps in YAML or JSON: files, packages, services, programs, in order
@@ -96,6 +99,7 @@ impl Verb {
             Self::Service(arguments) => service::run(arguments).await,
             Self::Sudoers(arguments) => sudoers::run(arguments).await,
             Self::Facts(arguments) => facts::run(arguments).await,
+            Self::Wait(arguments) => wait::run(arguments).await,
             Self::Harden(arguments) => harden::run(arguments).await,
             Self::Apply(arguments) => apply::run(arguments).await,
             Self::Pipe(arguments) => pipe::run(arguments).await,

@@ -21,6 +21,7 @@ use sortie_client::protocol::command::pkg_ensure::PkgEnsureResult;
 use sortie_client::protocol::command::service_reload::ServiceReloadResult;
 use sortie_client::protocol::command::sshd_harden::SshdHardenResult;
 use sortie_client::protocol::command::sudoers_ensure::SudoersEnsureResult;
+use sortie_client::protocol::command::wait_for::WaitForResult;
 use sortie_client::protocol::message::{Level, Progress};
 use sortie_client::protocol::time::Timestamp;
 use sortie_client::protocol::{Encoding, ErrorClass, Stream, Usage, text};
@@ -189,6 +190,12 @@ pub(crate) enum Done {
     },
     /// See the protocol.
     Facts(Box<FactsResult>),
+    /// See the protocol; `check` is as asked for.
+    Wait {
+        check: bool,
+        #[serde(flatten)]
+        result: WaitForResult,
+    },
     /// A file was fetched.
     Get { path: String, bytes: u64, sha256: String, mode: String },
     /// `doctor` is through.

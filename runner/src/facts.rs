@@ -20,7 +20,7 @@ mod network;
 mod storage;
 
 pub(crate) use accounts::{groups, users};
-pub(crate) use machine::{hardware, host as names, os};
+pub(crate) use machine::{addresses_of, hardware, host as names, os};
 pub(crate) use network::network;
 pub(crate) use storage::{disks, mounts};
 

@@ -23,6 +23,7 @@ mod output;
 mod package;
 mod path;
 mod pool;
+mod probe;
 mod process;
 mod regex;
 mod replace;

@@ -8,6 +8,7 @@ use cli_support::on;
 use client_support::connect;
 use sortie_client::protocol::ErrorCode;
 use sortie_client::protocol::command::facts::{Facts, FactsResult, UnitState};
+use sortie_client::protocol::command::wait_for::WaitFor;
 use sortie_client::protocol::message::ErrorFrame;
 use sortie_client::{CommandOptions, Error, Session};
 use sortie_tests::for_each_kind;
@@ -328,4 +329,158 @@ async fn facts_need_no_root_and_never_more_than_a_frame(kind: Kind) -> Result<()
     }
     session.close().await?;
     Ok(())
+}
+
+/// What it says after a second of waiting in vain.
+async fn in_vain(session: &Session, wait: &WaitFor) -> Result<String> {
+    let error = refused(session.run(wait.clone().deadline(1)).await, &ErrorCode::Timeout)?;
+    assert!(
+        error.message.contains("(deadline)") && error.message.contains(&error.details["seen"]),
+        "{error:?}"
+    );
+    assert!(error.retryable, "{error:?}");
+    Ok(error.details["seen"].clone())
+}
+
+async fn would_wait(session: &Session, wait: &WaitFor) -> Result<bool> {
+    Ok(session.start_with(wait, check()).await?.wait().await?.result.waited)
+}
+
+/// It is not so yet, `script` makes it so, and then it is seen.
+async fn comes(host: &Host, session: &Session, wait: &WaitFor, script: &str) -> Result<String> {
+    assert!(would_wait(session, wait).await?, "{wait:?}");
+    let running = session.start(wait.clone().interval_ms(20)).await?;
+    host.sh(script).await?.fine()?;
+    let result = running.wait().await?.result;
+    assert!(!would_wait(session, wait).await?, "{wait:?}");
+    let again = session.run(wait.clone()).await?.result;
+    assert_eq!((again.waited, &again.seen), (false, &result.seen), "{wait:?}");
+    Ok(result.seen)
+}
+
+for_each_kind!(it_is_waited_until_things_are_as_they_should_be: Debian11, Debian12, Debian13, OpenRc, Busybox, Dnf4);
+async fn it_is_waited_until_things_are_as_they_should_be(kind: Kind) -> Result<()> {
+    let lab = Lab::start().await?;
+    let host = lab.host(kind).name("web1").start().await?;
+    let session = connect(&host.access("root")).await?;
+
+    let file = WaitFor::path("/run/ready");
+    assert_eq!(in_vain(&session, &file).await?, "/run/ready is not there");
+    assert_eq!(comes(&host, &session, &file, ": > /run/ready").await?, "/run/ready is there");
+    let text = file.clone().contains("all $(up)");
+    assert_eq!(in_vain(&session, &text).await?, "/run/ready does not have the text");
+    // At the end of a file that is longer than what is read at once.
+    let script = "head -c 2000000 /dev/zero > /run/ready; printf 'all $(up)' >> /run/ready";
+    assert_eq!(comes(&host, &session, &text, script).await?, "/run/ready has the text");
+    comes(&host, &session, &text.state("absent"), "echo > /run/ready").await?;
+    comes(&host, &session, &file.state("absent"), "rm /run/ready").await?;
+
+    let ssh = WaitFor::port(22);
+    assert!(!would_wait(&session, &ssh).await?);
+    assert!(session.run(ssh.clone()).await?.result.seen.ends_with(":22: connections are accepted"));
+    assert!(!would_wait(&session, &ssh.clone().of_host("localhost")).await?);
+    assert!(in_vain(&session, &ssh.state("closed")).await?.contains("accepted"));
+    let nobody = WaitFor::port(9);
+    assert!(in_vain(&session, &nobody).await?.ends_with(":9: Connection refused"));
+    assert!(!would_wait(&session, &nobody.state("closed")).await?);
+    if kind != Kind::Busybox {
+        assert_eq!(
+            in_vain(&session, &WaitFor::port(1).of_host("nowhere.invalid")).await?,
+            "no address is known of nowhere.invalid"
+        );
+    }
+
+    if has_systemd(kind) {
+        host.write("/etc/systemd/system/late.service", "[Service]\nExecStart=/bin/sleep infinity\n", 0o644)
+            .await?;
+        let late = WaitFor::unit("late");
+        assert_eq!(in_vain(&session, &late).await?, "late.service is inactive (dead)");
+        let seen = comes(&host, &session, &late, "systemctl start late").await?;
+        assert_eq!(seen, "late.service is active (running)");
+        comes(
+            &host,
+            &session,
+            &late.clone().state("failed"),
+            "systemctl kill -s ABRT late; while systemctl is-active -q late; do :; done",
+        )
+        .await?;
+        comes(&host, &session, &late.state("inactive"), "systemctl reset-failed late").await?;
+        assert!(
+            in_vain(&session, &WaitFor::unit("none-such")).await?.contains("the host has no unit none-such")
+        );
+        assert!(!would_wait(&session, &WaitFor::unit("none-such").state("inactive")).await?);
+    } else if kind == Kind::OpenRc {
+        let seen =
+            comes(&host, &session, &WaitFor::unit("ssh").state("inactive"), "rc-service ssh stop").await?;
+        assert_eq!(seen, "ssh is inactive (stopped)");
+        comes(&host, &session, &WaitFor::unit("ssh"), "rc-service ssh start").await?;
+    } else {
+        refused(session.run(WaitFor::unit("x")).await, &ErrorCode::Unsupported)?;
+    }
+    for case in ["first run", "second run", "check"] {
+        matrix::record("wait_for", kind, case, "as documented")?;
+    }
+
+    for (wrong, field) in [
+        (WaitFor::default(), "exactly one"),
+        (WaitFor { port: 22, ..WaitFor::path("/x") }, "exactly one"),
+        (WaitFor::path("x"), "path: "),
+        (WaitFor::path("/x").state("open"), "state: "),
+        (WaitFor::path("/x").of_host("y"), "host: "),
+        (WaitFor::port(22).contains("y"), "contains: "),
+        (WaitFor::port(22).of_host("-x"), "host: "),
+        (WaitFor::port(22).of_host("a b"), "host: "),
+        (WaitFor::unit("--now"), "unit: "),
+        (WaitFor::path("/x").interval_ms(9), "interval_ms: "),
+    ] {
+        let error = refused(session.run(wrong.clone()).await, &ErrorCode::InvalidParams)?;
+        assert!(error.message.starts_with(field), "{wrong:?}: {error:?}");
+    }
+    matrix::record("wait_for", kind, "wrong input", "as documented")?;
+    session.close().await?;
+    host.quiet_of("sortie").await
+}
+
+for_each_kind!(waiting_ends_at_once_when_it_is_to_and_says_what_it_saw: Debian12);
+async fn waiting_ends_at_once_when_it_is_to_and_says_what_it_saw(kind: Kind) -> Result<()> {
+    let lab = Lab::start().await?;
+    let host = lab.host(kind).name("web1").start().await?;
+    let access = host.add_user("ops", None).await?;
+    let session = connect(&access).await?;
+    // Nobody answers at an address of the link that nobody has: without the cancel it would take its five seconds, and an hour.
+    host.sh("ip route add 198.51.100.0/24 dev $(ls /sys/class/net | grep -v '^lo$'); ip neigh replace 198.51.100.1 lladdr 02:00:5e:10:00:01 dev $(ls /sys/class/net | grep -v '^lo$')")
+        .await?
+        .fine()?;
+    for wait in [WaitFor::port(9).of_host("198.51.100.1"), WaitFor::path("/nowhere").interval_ms(60_000)] {
+        let options =
+            CommandOptions { timeout: std::time::Duration::from_secs(3600), ..CommandOptions::default() };
+        let running = session.start_with(&wait, options).await?;
+        running.canceller().cancel(None);
+        refused(running.wait().await.map(|done| done.result), &ErrorCode::Cancelled)?;
+    }
+    // Its own timeout says no less than a deadline.
+    let options = CommandOptions { timeout: std::time::Duration::from_secs(1), ..CommandOptions::default() };
+    let silent = WaitFor::port(9).of_host("198.51.100.1");
+    let error = refused(session.start_with(&silent, options).await?.wait().await, &ErrorCode::Timeout)?;
+    assert!(error.message.contains("(timeout)") && error.details.contains_key("seen"), "{error:?}");
+    let error = refused(session.run(WaitFor::path("/root/x")).await, &ErrorCode::PermissionDenied)?;
+    assert!(error.message.contains("/root/x"), "{error:?}");
+    session.close().await?;
+
+    let ended = on(&access, "wait").args(["path", "/nowhere", "--timeout", "1"]).run().await?.ended_with(124);
+    ended.says(&["TIMEOUT", "/nowhere is not there"]);
+    let ended = on(&access, "wait").args(["port", "localhost:22"]).run().await?.fine();
+    assert!(ended.text().ends_with(":22: connections are accepted: so already\n"), "{ended:?}");
+    let ended = on(&access, "wait").args(["unit", "nothing", "--check", "--json"]).run().await?.fine();
+    let done = ended.events().pop().context("no event")?;
+    assert_eq!((&done["command"], &done["result"]["waited"]), (&"wait".into(), &true.into()), "{done}");
+    on(&access, "wait").run().await?.ended_with(2).says(&["KIND"]);
+    on(&access, "wait").args(["port", "0"]).run().await?.ended_with(2).says(&["65535"]);
+    // Root may look where the login may not.
+    host.write("/etc/sudoers.d/ops", "ops ALL=(ALL:ALL) NOPASSWD: ALL\n", 0o440).await?;
+    host.sh("echo done > /root/x").await?.fine()?;
+    let args = ["path", "/root/x", "present", "--become", "--contains", "done", "--interval", "0.05"];
+    let ended = on(&access, "wait").args(args).run().await?.fine();
+    assert!(ended.text().ends_with("/root/x has the text: so already\n"), "{ended:?}");
+    host.quiet_of("sortie").await
 }

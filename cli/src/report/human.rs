@@ -317,6 +317,14 @@ impl Human {
                     page.result(&format!("{host}: {line}"));
                 }
             }
+            Done::Wait { check, result } => {
+                let what = match (result.waited, check) {
+                    (true, true) => "would be waited for",
+                    (true, false) => "waited for",
+                    (false, _) => "so already",
+                };
+                page.result(&format!("{host}: {}: {what}", result.seen));
+            }
             Done::Get { path, bytes, .. } => page.tell("32", host, &format!("{path}: {}", size(bytes))),
             Done::Doctor { fit, round_trips } => {
                 let verdict = if fit {

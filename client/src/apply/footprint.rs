@@ -176,6 +176,7 @@ fn of_command(kind: CommandType, params: &Value) -> Footprint {
             Footprint { reads, writes: Part::default() }
         }
         CommandType::FileRemove => Footprint { reads: path(), writes: path() },
+        CommandType::WaitFor => Footprint { reads: Part::everything(), writes: Part::default() },
         CommandType::FileWrite | CommandType::LineEnsure | CommandType::IniEnsure => {
             let mut reads = path();
             if given("owner") || given("group") {

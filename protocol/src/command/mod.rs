@@ -21,6 +21,7 @@ pub mod pkg_ensure;
 pub mod service_reload;
 pub mod sshd_harden;
 pub mod sudoers_ensure;
+pub mod wait_for;
 
 /// Ties the parameters of a command to its type and result.
 pub trait CommandSpec: Serialize + DeserializeOwned {
@@ -125,6 +126,7 @@ commands! {
     FileRemove, file_remove::FileRemove -> FileRemoveResult, "file_remove", "file.remove";
     DirEnsure, dir_ensure::DirEnsure -> DirEnsureResult, "dir_ensure", "dir.ensure";
     LinkEnsure, link_ensure::LinkEnsure -> LinkEnsureResult, "link_ensure", "link.ensure";
+    WaitFor, wait_for::WaitFor -> WaitForResult, "wait_for", "wait.for";
 }
 
 /// The part of any params that announces INPUT.

@@ -32,6 +32,7 @@ mod pkg_ensure;
 mod service_reload;
 mod sshd_harden;
 mod sudoers_ensure;
+mod wait_for;
 
 macro_rules! handlers {
     ($($kind:ident => $module:ident;)*) => {
@@ -67,6 +68,7 @@ handlers! {
     FileRemove => file_remove;
     DirEnsure => dir_ensure;
     LinkEnsure => link_ensure;
+    WaitFor => wait_for;
 }
 
 /// Bytes of small frames that the peer has not read, beyond which it is told nothing of progress.

@@ -18,7 +18,7 @@ pub(super) fn run(context: &Context) -> Result<ServiceReloadResult, Failure> {
     let action = Action::parse(&params.action).ok_or_else(|| {
         Failure::params(format!("action: {:?} is none of {}", params.action, Action::NAMES.join(", ")))
     })?;
-    check_name(&params.name)?;
+    check_name("name", &params.name)?;
     let manager = Manager::of_host()?;
     if !manager.can(action) {
         return Err(Failure::unsupported(
@@ -98,10 +98,10 @@ fn already(action: Action, unit: &Unit) -> Result<Option<&'static str>, Failure>
 }
 
 /// The names of systemd.unit(5), which those of OpenRC are too. `-.mount` and the like are none here: a dash in front is an option.
-fn check_name(name: &str) -> Result<(), Failure> {
-    let refuse = |why| Err(Failure::params(format!("name: {name:?} {why}")));
+pub(super) fn check_name(field: &str, name: &str) -> Result<(), Failure> {
+    let refuse = |why| Err(Failure::params(format!("{field}: {name:?} {why}")));
     if name.is_empty() {
-        return Err(Failure::params("name is required"));
+        return Err(Failure::params([field, " is required"].concat()));
     }
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_.\\@+".contains(&b))
         || name.starts_with(['-', '.'])
@@ -137,7 +137,7 @@ mod tests {
             "mysql+x",
             "ssh.socket",
         ] {
-            check_name(name).unwrap();
+            check_name("name", name).unwrap();
         }
         let long = "x".repeat(256);
         for name in [
@@ -163,7 +163,7 @@ mod tests {
             "a\tb",
             &long,
         ] {
-            let failure = check_name(name).unwrap_err();
+            let failure = check_name("name", name).unwrap_err();
             assert_eq!(failure.code, ErrorCode::InvalidParams);
             assert!(failure.message.starts_with("name"), "{}", failure.message);
         }
@@ -232,7 +232,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_name_that_passes_is_an_option_a_path_or_a_pattern(name in "\\PC{0,12}|[a-z@.\\-/ *\n]{0,12}") {
-            if check_name(&name).is_ok() {
+            if check_name("name", &name).is_ok() {
                 prop_assert!(!name.starts_with('-') && !name.contains(['/', ' ', '*', '?', '[', '\n', '\0']));
             }
         }

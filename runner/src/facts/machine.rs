@@ -1,6 +1,7 @@
 //! The operating system, the machine below it and its names, by os-release(5), proc(5), sysfs and hosts(5).
 
 use std::fs;
+use std::net::IpAddr;
 
 use sortie_protocol::command::facts::{Hardware, Host, Os};
 
@@ -126,6 +127,14 @@ pub(crate) fn host() -> Host {
         uptime: uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0),
         time: now().to_string(),
     }
+}
+
+/// hosts(5): the addresses of a name.
+pub(crate) fn addresses_of(name: &str) -> Vec<IpAddr> {
+    let hosts = text("/etc/hosts");
+    let lines = hosts.lines().filter_map(|line| line.split('#').next());
+    let named = lines.filter(|line| line.split_whitespace().skip(1).any(|known| known == name));
+    named.filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect()
 }
 
 /// hosts(5): the first name of the first line that has this name.

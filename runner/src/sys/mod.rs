@@ -9,6 +9,7 @@ pub(crate) mod fd;
 pub(crate) mod file;
 pub(crate) mod host;
 pub(crate) mod keeper;
+pub(crate) mod net;
 pub(crate) mod netlink;
 pub(crate) mod process;
 pub(crate) mod start;
