@@ -7,9 +7,9 @@ use sortie_client::protocol::command::file_remove::FileRemove;
 use sortie_client::protocol::command::file_stat::FileStat;
 use sortie_client::protocol::command::link_ensure::LinkEnsure;
 
-use crate::edit;
 use crate::ensure::{self, Where};
 use crate::report::Done;
+use crate::{edit, unpack};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -27,6 +27,8 @@ enum Verb {
     Block(edit::Block),
     /// Have an option in a section of a file as php, git, systemd and others have them
     Ini(edit::Ini),
+    /// Unpack an archive of the host into a directory of it
+    Unpack(unpack::Unpack),
     /// Remove files, links, and with -r directories
     Remove(Remove),
     /// Have directories, with this owner, group and mode
@@ -125,6 +127,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
         Verb::Line(arguments) => edit::line(arguments).await,
         Verb::Block(arguments) => edit::block(arguments).await,
         Verb::Ini(arguments) => edit::ini(arguments).await,
+        Verb::Unpack(arguments) => unpack::run(arguments).await,
         Verb::Remove(arguments) => remove(arguments).await,
         Verb::Dir(arguments) => dir(arguments).await,
         Verb::Link(arguments) => link(arguments).await,

@@ -30,6 +30,7 @@ mod source;
 mod sudoers;
 mod terminal;
 mod wait;
+mod unpack;
 mod watch;
 mod words;
 

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sortie_client::protocol::command::dir_ensure::DirEnsureResult;
+use sortie_client::protocol::command::archive_unpack::ArchiveUnpackResult;
 use sortie_client::protocol::command::exec::ExecResult;
 use sortie_client::protocol::command::facts::FactsResult;
 use sortie_client::protocol::command::file_remove::FileRemoveResult;
@@ -159,6 +160,13 @@ pub(crate) enum Done {
         check: bool,
         #[serde(flatten)]
         result: LinkEnsureResult,
+    },
+    /// See the protocol; `path` and `check` are as asked for.
+    FileUnpack {
+        path: String,
+        check: bool,
+        #[serde(flatten)]
+        result: ArchiveUnpackResult,
     },
     /// See the protocol; `name` (empty for several packages) and `check` are as asked for.
     Pkg {

@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(dead_code, reason = "nothing starts the program in its unit tests"))]
 
+mod archive;
 mod attributes;
 mod command;
 mod diff;

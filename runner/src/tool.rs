@@ -118,7 +118,9 @@ impl Tool {
             .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
             .collect();
         env.push(process::c_string("PATH", [b"PATH=", path.as_bytes()].concat())?);
-        env.push(c"LC_ALL=C".to_owned());
+        if self.env.iter().all(|(own, _)| *own != "LC_ALL") {
+            env.push(c"LC_ALL=C".to_owned());
+        }
         for (name, value) in &self.env {
             env.push(text(&format!("{name}={value}"))?);
         }

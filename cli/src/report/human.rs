@@ -260,6 +260,15 @@ impl Human {
                 page.result(&format!("{host}: {path}: {what}"));
                 differences(result.diff, page);
             }
+            Done::FileUnpack { path, check, result } => {
+                let what = done_to(&result.action, result.changed, check);
+                let members =
+                    if result.changed { format!(", {} members", result.members) } else { String::new() };
+                page.result(&format!("{host}: {path}: {what}{members}"));
+                if let Some(diff) = result.diff.filter(|diff| !diff.is_empty()) {
+                    page.result(diff.trim_end_matches('\n'));
+                }
+            }
             Done::Pkg { name, check, result } => {
                 let what = done_to(&result.action, result.changed, check);
                 let only = PackageVersions {

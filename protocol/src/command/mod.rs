@@ -8,6 +8,7 @@ use crate::decode::{decode, fields};
 use crate::encode::Object;
 
 pub mod dir_ensure;
+pub mod archive_unpack;
 pub mod exec;
 pub mod facts;
 pub mod file_read;
@@ -123,6 +124,7 @@ commands! {
     LineEnsure, line_ensure::LineEnsure -> LineEnsureResult, "line_ensure", "line.ensure";
     IniEnsure, ini_ensure::IniEnsure -> IniEnsureResult, "ini_ensure", "ini.ensure";
     Facts, facts::Facts -> FactsResult, "facts", "facts";
+    ArchiveUnpack, archive_unpack::ArchiveUnpack -> ArchiveUnpackResult, "archive_unpack", "archive.unpack";
     FileRemove, file_remove::FileRemove -> FileRemoveResult, "file_remove", "file.remove";
     DirEnsure, dir_ensure::DirEnsure -> DirEnsureResult, "dir_ensure", "dir.ensure";
     LinkEnsure, link_ensure::LinkEnsure -> LinkEnsureResult, "link_ensure", "link.ensure";

@@ -17,6 +17,7 @@ use crate::locks::{Held, Locks, Resource};
 use crate::output::{Output, lock, now};
 use crate::pool::{Pool, Share};
 
+mod archive_unpack;
 mod content;
 mod dir_ensure;
 mod exec;
@@ -65,6 +66,7 @@ handlers! {
     LineEnsure => line_ensure;
     IniEnsure => ini_ensure;
     Facts => facts;
+    ArchiveUnpack => archive_unpack;
     FileRemove => file_remove;
     DirEnsure => dir_ensure;
     LinkEnsure => link_ensure;
