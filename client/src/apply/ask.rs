@@ -70,13 +70,18 @@ impl Host<'_> {
             return Vec::new();
         }
         let mut looks: BTreeMap<Option<String>, (Option<Become>, BTreeSet<String>)> = BTreeMap::new();
-        for at in 0..self.list.steps.len() {
-            if let Ok((prepared, reads)) = self.prepare(at) {
-                let r#become = prepared.message.r#become;
-                let user = r#become.as_ref().map(|r#become| r#become.user.clone());
-                let (_, paths) = looks.entry(user).or_insert_with(|| (r#become, BTreeSet::new()));
-                paths.extend(reads.paths().chain(prepared.writes.paths()).map(str::to_owned));
-            }
+        for (at, step) in self.list.steps.iter().enumerate() {
+            let (reads, writes) = match self.prepare(at) {
+                Ok((prepared, reads)) => (reads, prepared.writes),
+                Err(_) => {
+                    let rough = self.rough_footprint(step);
+                    (rough.reads, rough.writes)
+                }
+            };
+            let r#become = self.becoming(step);
+            let user = r#become.as_ref().map(|r#become| r#become.user.clone());
+            let (_, paths) = looks.entry(user).or_insert_with(|| (r#become, BTreeSet::new()));
+            paths.extend(reads.paths().chain(writes.paths()).map(str::to_owned));
         }
         let mut questions = Vec::new();
         for (user, (r#become, paths)) in looks {

@@ -103,9 +103,9 @@ impl Loader<'_> {
         self.texts(words, references)
     }
 
-    pub(super) fn changes(&mut self, changes: &Node, references: &mut References) {
-        let Value::List(paths) = &changes.value else {
-            return self.problem(changes.expected("a list of paths, empty for nothing"));
+    pub(super) fn paths(&mut self, node: &Node, references: &mut References) {
+        let Value::List(paths) = &node.value else {
+            return self.problem(node.expected("a list of paths, empty for nothing"));
         };
         if self.texts(paths, references) {
             for path in paths {

@@ -40,6 +40,7 @@ const STEP_FIELDS: &[&str] = &[
     "failed_if",
     "ignore_failure",
     "changes",
+    "reads",
     "depends_on",
     "template",
     "content_file",
@@ -51,6 +52,8 @@ const FILE_FIELDS: &[&str] = &["vars", "steps"];
 pub struct StepList {
     pub(super) steps: Vec<Step>,
     pub(super) templates: Templates,
+    /// Steps whose results others refer to.
+    pub(super) referred: BTreeSet<usize>,
 }
 
 impl StepList {
@@ -88,7 +91,8 @@ impl StepList {
         if steps.is_empty() && problems.is_empty() {
             problems.push(node.problem(ProblemKind::Missing, "there are no steps in it"));
         }
-        if problems.is_empty() { Ok(Self { steps, templates }) } else { Err(Problems(problems)) }
+        let referred = steps.iter().flat_map(|step| step.refers.iter().copied()).collect();
+        if problems.is_empty() { Ok(Self { steps, templates, referred }) } else { Err(Problems(problems)) }
     }
 
     /// How long it takes at most on a host, when each step takes all of its time; `timeout` is for those that say nothing.
@@ -282,9 +286,9 @@ impl Loader<'_> {
         self.conditions(fields.get("unless"), true, &mut conditions, &mut references);
         let changed_if = self.expression(fields.get("changed_if"), &mut references);
         let failed_if = self.expression(fields.get("failed_if"), &mut references);
-        let changes = fields.get("changes").cloned();
-        if let Some(changes) = &changes {
-            self.changes(changes, &mut references);
+        let (changes, reads) = (fields.get("changes").cloned(), fields.get("reads").cloned());
+        for paths in changes.iter().chain(&reads) {
+            self.paths(paths, &mut references);
         }
         let mut step = Step {
             id: id.as_str().into(),
@@ -305,6 +309,7 @@ impl Loader<'_> {
             failed_if,
             ignore_failure: self.typed(fields.get("ignore_failure")).unwrap_or_default(),
             changes,
+            reads,
             needs: BTreeSet::new(),
             refers: BTreeSet::new(),
             depends_on: self.earlier(fields.get("depends_on"), &id),

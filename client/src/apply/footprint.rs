@@ -5,6 +5,8 @@
 use serde_json::Value;
 use sortie_protocol::CommandType;
 
+use super::template;
+
 /// A part of a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Part {
@@ -97,8 +99,8 @@ impl Part {
 
     fn add(&mut self, path: &str) {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-        // Where `..` leads depends on links.
-        if !path.starts_with('/') || parts.contains(&"..") {
+        // Where `..` leads depends on links, and a template may become anything.
+        if !path.starts_with('/') || parts.contains(&"..") || template::is_one(path) {
             self.everything = true;
         } else {
             self.paths.push(format!("/{}", parts.join("/")));
@@ -136,27 +138,35 @@ impl Part {
     }
 }
 
-/// The whole host.
-pub(super) fn everything() -> Part {
-    Part::everything()
-}
-
 /// Whether a path is another or in it.
 fn holds(outer: &str, inner: &str) -> bool {
     let rest = inner.strip_prefix(outer);
     outer == "/" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The footprint of a command. `changes` are the paths that its author says it changes at most.
-pub(super) fn of(kind: CommandType, params: &Value, becomes: bool, changes: Option<&[String]>) -> Footprint {
+/// The footprint of a command. Its author may know better what it changes at most, and what it depends on.
+pub(super) fn of(
+    kind: CommandType,
+    params: &Value,
+    becomes: bool,
+    changes: Option<&[String]>,
+    depends_on: Option<&[String]>,
+) -> Footprint {
+    let part = |paths: &[String]| {
+        let mut part = Part::default();
+        paths.iter().for_each(|path| part.add(path));
+        part
+    };
     let mut footprint = of_command(kind, params);
     if let Some(changes) = changes {
-        footprint.writes = Part::default();
-        changes.iter().for_each(|path| footprint.writes.add(path));
+        footprint.writes = part(changes);
         // It is run also to be looked at, and what it gives depends on whatever it reads.
         if kind == CommandType::Exec && changes.is_empty() {
             footprint.reads = Part::everything();
         }
+    }
+    if let Some(paths) = depends_on {
+        footprint.reads = part(paths);
     }
     if becomes {
         BECOMING.iter().for_each(|path| footprint.reads.add(path));
@@ -228,7 +238,7 @@ mod tests {
     use serde_json::json;
 
     fn write(path: &str) -> Footprint {
-        of(CommandType::FileWrite, &json!({"path": path}), false, None)
+        of(CommandType::FileWrite, &json!({"path": path}), false, None, None)
     }
 
     #[test]
@@ -249,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_program_may_do_everything_unless_its_author_says_what() {
-        let exec = |changes: Option<&[String]>| of(CommandType::Exec, &json!({}), false, changes);
+        let exec = |changes: Option<&[String]>| of(CommandType::Exec, &json!({}), false, changes, None);
         assert!(exec(None).writes.touches(&write("/x").reads));
         assert!(exec(Some(&[])).writes.is_nothing());
         let some = exec(Some(&["/var/cache/x".to_owned()]));
@@ -259,18 +269,20 @@ mod tests {
         // What it would do is known by what it is said to create alone; what it gives, by whatever it reads.
         assert!(!write("/x").writes.touches(&some.reads));
         assert!(write("/x").writes.touches(&exec(Some(&[])).reads));
-        let creates = of(CommandType::Exec, &json!({"creates": "/x/y"}), false, None);
+        let apart = of(CommandType::Exec, &json!({}), false, Some(&[]), Some(&["/y".to_owned()]));
+        assert!(!write("/x").writes.touches(&apart.reads) && write("/y").writes.touches(&apart.reads));
+        let creates = of(CommandType::Exec, &json!({"creates": "/x/y"}), false, None, None);
         assert!(write("/x").writes.touches(&creates.reads) && !write("/z").writes.touches(&creates.reads));
     }
 
     #[test]
     fn what_only_looks_writes_nothing_and_what_writes_is_known_by_its_path() {
         for kind in [CommandType::FileRead, CommandType::FileStat, CommandType::Facts] {
-            let looks = of(kind, &json!({"path": "/x"}), false, None);
+            let looks = of(kind, &json!({"path": "/x"}), false, None, None);
             assert!(looks.writes.is_nothing() && looks.reads.touches(&write("/x").writes), "{kind:?}");
         }
         for kind in [CommandType::FileWrite, CommandType::LineEnsure, CommandType::IniEnsure] {
-            let one = of(kind, &json!({"path": "/x"}), false, None);
+            let one = of(kind, &json!({"path": "/x"}), false, None, None);
             assert!(
                 one.reads.touches(&write("/x").writes) && one.writes.touches(&write("/x").reads),
                 "{kind:?}"
@@ -279,17 +291,17 @@ mod tests {
                 !one.reads.touches(&write("/y").writes) && !one.writes.touches(&write("/y").reads),
                 "{kind:?}"
             );
-            let checked = of(kind, &json!({"path": "/x", "validate": ["true"]}), false, None);
+            let checked = of(kind, &json!({"path": "/x", "validate": ["true"]}), false, None, None);
             assert!(checked.reads.touches(&write("/y").writes), "{kind:?}");
         }
     }
 
     #[test]
     fn owners_depend_on_accounts_and_becoming_on_its_rules() {
-        let owned = of(CommandType::FileWrite, &json!({"path": "/x", "owner": "web"}), false, None);
+        let owned = of(CommandType::FileWrite, &json!({"path": "/x", "owner": "web"}), false, None, None);
         assert!(write("/etc/passwd").writes.touches(&owned.reads));
         assert!(!write("/etc/passwd").writes.touches(&write("/x").reads));
-        let become_root = of(CommandType::FileWrite, &json!({"path": "/x"}), true, None);
+        let become_root = of(CommandType::FileWrite, &json!({"path": "/x"}), true, None, None);
         assert!(write("/etc/sudoers.d/x").writes.touches(&become_root.reads));
     }
 }

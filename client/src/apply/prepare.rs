@@ -46,8 +46,6 @@ pub(super) struct Prepared {
     pub(super) input: Option<LocalFile>,
     /// It is done for real, also with `check`, for it changes nothing.
     pub(super) exact: bool,
-    /// It wants a second login.
-    pub(super) confirms: bool,
 }
 
 /// What is known of a step that has ended.
@@ -143,7 +141,9 @@ impl<'l> Host<'l> {
         debug_assert_eq!(at, self.known.len());
         known.uncertain = known.unknown || known.changed && self.is_check(at);
         self.known.push(known);
-        self.results.insert(self.list.steps[at].id.to_string(), result);
+        if self.list.referred.contains(&at) {
+            self.results.insert(self.list.steps[at].id.to_string(), result);
+        }
     }
 
     pub(super) fn answer(&mut self, _: usize, answer: bool) {
@@ -267,12 +267,40 @@ impl<'l> Host<'l> {
         depends_on.sort_unstable();
         depends_on.dedup();
         let depends_on = depends_on.into_iter().map(|at| Arc::clone(&self.list.steps[at].id)).collect();
-        // What it may change is as unknown as the rest, unless it can be rendered all the same.
         let writes = match self.prepare(at) {
             Ok((prepared, _)) => prepared.writes,
-            Err(_) => footprint::everything(),
+            Err(_) => self.rough_footprint(&self.list.steps[at]).writes,
         };
         Decision::Settle(Status::Unknown { depends_on }, writes)
+    }
+
+    /// What a step reads and writes, also where its paths lead.
+    fn footprint(
+        &self,
+        step: &Step,
+        params: &serde_json::Value,
+        changes: Option<&[String]>,
+        reads: Option<&[String]>,
+    ) -> Footprint {
+        let becoming = self.becoming(step);
+        let user = becoming.as_ref().map(|becoming| becoming.user.clone());
+        let becomes = becoming.is_some() && !self.became.contains(&user);
+        let mut footprint = footprint::of(step.kind, params, becomes, changes, reads);
+        footprint.resolve(&|path| self.places.get(&(user.clone(), path.to_owned())).map(String::as_str));
+        footprint
+    }
+
+    /// The same of a step that cannot be rendered yet. What is a template there may be anything.
+    pub(super) fn rough_footprint(&self, step: &Step) -> Footprint {
+        let texts = |node: &Option<Node>| {
+            node.as_ref().map(|node| {
+                let mut texts = Vec::new();
+                node.each_text(&mut |_, text| texts.push(text.to_owned()));
+                texts
+            })
+        };
+        let (changes, reads) = (texts(&step.changes), texts(&step.reads));
+        self.footprint(step, &step.params.to_json(), changes.as_deref(), reads.as_deref())
     }
 
     fn wrong(&self, at: usize, problems: Vec<Problem>) -> Decision {
@@ -342,26 +370,21 @@ impl<'l> Host<'l> {
         let mut node = self.rendered(&step.params, &context).map_err(|problem| problems(vec![problem]))?;
         let input = self.add_content(step, &mut node, &context)?;
         let params = params::encode(step.kind, &node).map_err(problems)?;
-        let changes = step
-            .changes
-            .as_ref()
-            .map(|changes| self.texts(changes, &context))
-            .transpose()
-            .map_err(problems)?;
+        let paths = |node: &Option<Node>| node.as_ref().map(|node| self.texts(node, &context)).transpose();
+        let changes = paths(&step.changes).map_err(problems)?;
+        let only_reads = paths(&step.reads).map_err(problems)?;
         let becoming = self.becoming(step);
-        let json = serde_json::from_str(params.get()).unwrap_or_default();
-        let user = becoming.as_ref().map(|becoming| becoming.user.clone());
-        let becomes = becoming.is_some() && !self.became.contains(&user);
-        let mut footprint = footprint::of(step.kind, &json, becomes, changes.as_deref());
-        if self.options.check || step.check {
-            footprint.resolve(&|path| self.places.get(&(user.clone(), path.to_owned())).map(String::as_str));
-        }
-        let Footprint { reads, writes } = footprint;
+        // Only a check has to know, and contents may be large.
+        let Footprint { reads, writes } = if self.options.check || step.check {
+            let json = serde_json::from_str(params.get()).unwrap_or_default();
+            self.footprint(step, &json, changes.as_deref(), only_reads.as_deref())
+        } else {
+            Footprint::default()
+        };
         // What changes nothing, a program by its author's word, is done also by a check: later steps may need what it gives.
         use CommandType::{Exec, Facts, FileRead, FileStat};
         let looks = matches!(step.kind, Exec | FileRead | FileStat | Facts);
         let exact = looks && writes.is_nothing() && !step.check;
-        let confirms = json.get("confirm").is_some_and(|confirm| !confirm.is_null());
         let message = CommandMessage {
             id: step.id.to_string(),
             kind: step.kind,
@@ -382,7 +405,7 @@ impl<'l> Host<'l> {
                 String::new()
             },
         };
-        Ok((Prepared { message, writes, input, exact, confirms }, reads))
+        Ok((Prepared { message, writes, input, exact }, reads))
     }
 
     /// Content that stands in a file of its own: in the params, or as input where it is large.
@@ -428,7 +451,7 @@ impl<'l> Host<'l> {
         Ok(message)
     }
 
-    fn becoming(&self, step: &Step) -> Option<Become> {
+    pub(super) fn becoming(&self, step: &Step) -> Option<Become> {
         let called = self.options.r#become.as_ref();
         match &step.r#become {
             Becoming::AsCalled => called.cloned(),

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use minijinja::Value;
 use serde_json::value::RawValue;
+use sortie_protocol::ErrorCode;
 use sortie_protocol::command::exec::ExecResult;
 use sortie_protocol::limits::{ResourceLimits, Usage};
 use sortie_protocol::message::{Become, CommandMessage, Done, ErrorFrame, Strings};
-use sortie_protocol::{CommandType, ErrorCode};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -19,6 +19,7 @@ use super::footprint::Part;
 use super::outcome::{Ended, Event, Report, Status, StepFailure, as_result};
 use super::prepare::{self, Decision, Known, Prepared};
 use crate::error::{Error, printable};
+use crate::session::wants_confirm;
 use crate::session::{Farewell, Opening, Running, Session, awaits_confirmation};
 
 /// Events that wait for their consumer before the host has to.
@@ -231,6 +232,9 @@ impl Host<'_> {
         }
         let running = opening.start_raw(&prepared.message).ok()?;
         self.next = 1;
+        if self.list.steps.len() == 1 {
+            opening.shutdown();
+        }
         Some(Self::flying(0, *prepared, running))
     }
 
@@ -332,7 +336,8 @@ impl Host<'_> {
                     Flying { at, writes, bytes: 0, what: What::Settled(status) }
                 }
                 Decision::Run(prepared) => {
-                    let asked = prepared.message.kind == CommandType::SshdHarden && prepared.confirms;
+                    let message = &prepared.message;
+                    let asked = wants_confirm(message.kind, &message.params);
                     let sent = if asked { session.can_confirm() } else { Ok(()) };
                     match sent {
                         Ok(()) => match session.start_raw(&prepared.message).await {
@@ -346,6 +351,10 @@ impl Host<'_> {
             };
             self.next += 1;
             self.flying.push_back(flying);
+            if self.next == self.list.steps.len() {
+                // The runner goes as soon as they are done: no round trip is spent on a goodbye.
+                session.expect_no_more();
+            }
             if alone {
                 return;
             }

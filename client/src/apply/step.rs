@@ -38,6 +38,8 @@ pub struct Step {
     pub(super) ignore_failure: bool,
     /// All that it changes, by its author's word.
     pub(super) changes: Option<Node>,
+    /// All that it depends on, by its author's word.
+    pub(super) reads: Option<Node>,
     /// Earlier steps that must have ended before it is known what this one is.
     pub(super) needs: BTreeSet<usize>,
     /// Earlier steps whose results it refers to.

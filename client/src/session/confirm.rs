@@ -13,7 +13,7 @@ use crate::observe::Observer;
 use crate::transport::{Launch, Transport};
 
 /// Whether the command asks for a confirmation.
-pub(super) fn wants_confirm(kind: CommandType, params: &RawValue) -> bool {
+pub(crate) fn wants_confirm(kind: CommandType, params: &RawValue) -> bool {
     #[derive(serde::Deserialize, Default)]
     #[serde(default)]
     struct Asked {

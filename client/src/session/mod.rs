@@ -26,6 +26,8 @@ mod state;
 mod tasks;
 
 pub use confirm::awaits_confirmation;
+#[cfg(feature = "apply")]
+pub(crate) use confirm::wants_confirm;
 pub use running::{Canceller, InputWriter, Running, Typed, output};
 use state::{Outgoing, Shared};
 use tasks::{Order, Times};
@@ -300,6 +302,14 @@ impl Session {
             let _ = self.orders.send(Order::EndWithin(grace + 2 * GRACE));
         }
         self.ended().await
+    }
+
+    /// Says that nothing more will be asked: the runner ends by itself when what was asked is done.
+    #[cfg(feature = "apply")]
+    pub(crate) fn expect_no_more(&self) {
+        if self.shared.set_closing() {
+            self.shared.send_small(&ControllerMessage::Shutdown(Shutdown { grace: None }));
+        }
     }
 
     /// Waits until the session has ended by itself: after [`Opening::shutdown`], by its time to live, or by loss.
