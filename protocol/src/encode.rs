@@ -93,7 +93,7 @@ impl<'a> Json<'a> {
             if let Some(value) = object.field(at)
                 && !(*may_be_absent && value.is_absent())
             {
-                self.member(&mut first, name.trim_start_matches("r#"), value);
+                self.member(&mut first, name.strip_prefix("r#").unwrap_or(name), value);
             }
         }
         self.bytes.push(b'}');

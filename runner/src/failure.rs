@@ -1,6 +1,7 @@
 //! Why a command failed, on its way to an ERROR frame.
 
 use std::io;
+use std::path::Path;
 
 use sortie_protocol::message::{ErrorFrame, Strings};
 use sortie_protocol::{ErrorClass, ErrorCode};
@@ -34,6 +35,15 @@ impl Failure {
     /// A system call failed: `what` says what was tried on what.
     pub(crate) fn io(what: impl Into<String>, error: &io::Error) -> Self {
         Self::system(what.into(), error)
+    }
+
+    /// A system call failed: `what` says what was tried, as in "cannot read", on `path`.
+    pub(crate) fn at(what: &str, path: impl AsRef<Path>, error: &io::Error) -> Self {
+        Self::on(what, path.as_ref(), error)
+    }
+
+    fn on(what: &str, path: &Path, error: &io::Error) -> Self {
+        Self::system(format!("{what} {path:?}"), error)
     }
 
     fn system(mut what: String, error: &io::Error) -> Self {

@@ -106,7 +106,7 @@ impl Locks {
     ) -> Result<Held, Failure> {
         let opened = File::open(directory);
         let metadata = std::fs::metadata(directory)
-            .map_err(|error| Failure::io(format!("cannot look at the directory {directory:?}"), &error))?;
+            .map_err(|error| Failure::at("cannot look at the directory", directory, &error))?;
         let key = (metadata.dev(), metadata.ino());
         let mut wait = FIRST_WAIT;
         loop {

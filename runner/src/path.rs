@@ -87,7 +87,7 @@ pub(crate) fn present_file(path: &Path) -> Result<Option<Metadata>, Failure> {
             Err(Failure::new(ErrorCode::Conflict, format!("{path:?} is {what}")))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Failure::io(format!("cannot look at {path:?}"), &error)),
+        Err(error) => Err(Failure::at("cannot look at", path, &error)),
     }
 }
 
@@ -103,8 +103,7 @@ pub(crate) struct Place {
 impl Place {
     /// The place that a path names; none where the directory is not there.
     pub(crate) fn find(path: &Path) -> Result<Option<Self>, Failure> {
-        let failed =
-            |error: io::Error| Failure::io(format!("cannot look at the directory of {path:?}"), &error);
+        let failed = |error: io::Error| Failure::at("cannot look at the directory of", path, &error);
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
         let opened =
             File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(directory);
@@ -162,7 +161,7 @@ impl Parents {
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(error) => {
-                    return Err(Failure::io(format!("cannot make the directory {directory:?}"), &error));
+                    return Err(Failure::at("cannot make the directory", directory, &error));
                 }
             }
         }

@@ -101,6 +101,14 @@ pub(crate) fn c_string(field: &str, bytes: Vec<u8>) -> Result<CString, Failure> 
         .map_err(|_| Failure::params(format!("{field}: a NUL byte cannot be passed to a program")))
 }
 
+/// The environment of this process, as programs take it, as far as its names are to be kept.
+pub(crate) fn inherited(keep: &dyn Fn(&[u8]) -> bool) -> Vec<CString> {
+    std::env::vars_os()
+        .filter(|(name, _)| keep(name.as_bytes()))
+        .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
+        .collect()
+}
+
 /// Where the program may be: itself if it has a slash, else in each directory of `path`.
 pub(crate) fn candidates(program: &[u8], path: &OsStr) -> Result<Vec<CString>, Failure> {
     if program.contains(&b'/') {
@@ -596,9 +604,9 @@ fn start_failure(leader: &Leader, step: StartStep, errno: Errno) -> Failure {
         StartStep::WorkDir => {
             let directory =
                 leader.work_dir.as_ref().map_or_else(String::new, |d| d.to_string_lossy().into_owned());
-            Failure::io(format!("cannot enter work_dir {directory:?}"), &error)
+            Failure::at("cannot enter work_dir", &directory, &error)
         }
-        StartStep::Limits => Failure::io(format!("cannot set the limits of {program:?}"), &error),
+        StartStep::Limits => Failure::at("cannot set the limits of", &program, &error),
         StartStep::Exec if errno == Errno::ENOEXEC => Failure::new(
             ErrorCode::ExecFailed,
             format!("cannot start {program:?}: not a program of this machine, and no script with a #! line"),
@@ -606,6 +614,6 @@ fn start_failure(leader: &Leader, step: StartStep, errno: Errno) -> Failure {
         StartStep::Exec if matches!(errno, Errno::ENOENT | Errno::ENOTDIR) && leader.candidates.len() > 1 => {
             Failure::new(ErrorCode::NotFound, format!("cannot start {program:?}: not found in PATH"))
         }
-        StartStep::Exec => Failure::io(format!("cannot start {program:?}"), &error),
+        StartStep::Exec => Failure::at("cannot start", &program, &error),
     }
 }

@@ -47,30 +47,30 @@ impl Replacement {
 
     /// The same under a name that the caller chose, in the directory of `target`; nothing may be there.
     pub(crate) fn begin_as(target: &Path, temporary: PathBuf) -> Result<Self, Failure> {
-        let file = create_new(&temporary).map_err(|error| {
-            Failure::io(format!("cannot make a file in the directory of {target:?}"), &error)
-        })?;
+        let file = create_new(&temporary)
+            .map_err(|error| Failure::at("cannot make a file in the directory of", target, &error))?;
         Ok(Self { file, temporary, target: target.to_owned(), committed: false })
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.file
-            .write_all(bytes)
-            .map_err(|error| Failure::io(format!("cannot write {:?}", self.target), &error))
+        self.file.write_all(bytes).map_err(|error| Failure::at("cannot write", &self.target, &error))
     }
 
     /// Owner, mode, and what the old file had besides; then everything to the disk.
     pub(crate) fn finish(&mut self, attributes: Attributes, old: Option<&File>) -> Result<(), Failure> {
-        let failed =
-            |what: &str, error: &io::Error| Failure::io(format!("cannot {what} {:?}", self.target), error);
+        let failed = |what: &str, error: &io::Error| Failure::at(what, &self.target, error);
         // Twice: attributes such as ACLs change the mode, and only the owner may set them.
-        attributes.apply(&self.file).map_err(|error| failed("set owner, group and mode of", &error))?;
+        attributes
+            .apply(&self.file)
+            .map_err(|error| failed("cannot set owner, group and mode of", &error))?;
         if let Some(old) = old {
             file::copy_attributes(old, &self.file)
-                .map_err(|error| failed("keep the ACL and attributes of", &error))?;
-            attributes.apply(&self.file).map_err(|error| failed("set owner, group and mode of", &error))?;
+                .map_err(|error| failed("cannot keep the ACL and attributes of", &error))?;
+            attributes
+                .apply(&self.file)
+                .map_err(|error| failed("cannot set owner, group and mode of", &error))?;
         }
-        self.file.sync_all().map_err(|error| failed("write to disk", &error))
+        self.file.sync_all().map_err(|error| failed("cannot write to disk", &error))
     }
 
     /// Where the new content is, for a program that checks it.
@@ -140,14 +140,13 @@ pub(crate) fn directory_of(path: &Path) -> Option<&Path> {
 pub(crate) fn back_up(from: &File, target: &Path, held: &Held, to: &Path) -> Result<(), Failure> {
     let temporary = beside(target, held, BACKUP)?;
     copy(from, &temporary)?;
-    fs::rename(&temporary, to)
-        .map_err(|error| Failure::io(format!("cannot make the backup {to:?}"), &error))?;
+    fs::rename(&temporary, to).map_err(|error| Failure::at("cannot make the backup", to, &error))?;
     sync_directory_of(to)
 }
 
 /// Copies a file with owner, mode and attributes to a path that must not exist.
 pub(crate) fn copy(from: &File, to: &Path) -> Result<(), Failure> {
-    let failed = |error: &io::Error| Failure::io(format!("cannot make the backup {to:?}"), error);
+    let failed = |error: &io::Error| Failure::at("cannot make the backup", to, error);
     let mut copy = create_new(to).map_err(|error| failed(&error))?;
     let result = (|| {
         let mut buffer = vec![0; CHUNK];

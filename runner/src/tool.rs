@@ -3,7 +3,6 @@
 //!
 //! Knows processes and text, not what any program does.
 
-use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -106,17 +105,10 @@ impl Tool {
         let text = |text: &str| process::c_string("argument", text.as_bytes().to_vec());
         let argv =
             std::iter::once(&self.program).chain(&self.args).map(|a| text(a)).collect::<Result<_, _>>()?;
-        let ours = |name: &OsStr| {
-            name == "PATH"
-                || name.as_bytes().starts_with(b"LC_")
-                || name == "LANG"
-                || name == "LANGUAGE"
-                || self.env.iter().any(|(own, _)| name == *own)
-        };
-        let mut env: Vec<CString> = std::env::vars_os()
-            .filter(|(name, _)| !ours(name))
-            .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
-            .collect();
+        let mut env = process::inherited(&|name| {
+            let ours = self.env.iter().any(|(own, _)| name == own.as_bytes());
+            !ours && !name.starts_with(b"LC_") && ![&b"PATH"[..], b"LANG", b"LANGUAGE"].contains(&name)
+        });
         env.push(process::c_string("PATH", [b"PATH=", path.as_bytes()].concat())?);
         if self.env.iter().all(|(own, _)| *own != "LC_ALL") {
             env.push(c"LC_ALL=C".to_owned());

@@ -121,5 +121,5 @@ fn id(directory: &File) -> io::Result<(u64, u64)> {
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
-    Failure::io(format!("cannot go through {path:?}"), error)
+    Failure::at("cannot go through", path, error)
 }

@@ -138,9 +138,8 @@ pub(super) fn digest(context: &Context, mut file: &File, path: &Path) -> Result<
     let mut buffer = vec![0; 64 * 1024];
     loop {
         context.job.go_on()?;
-        let count = file
-            .read(&mut buffer)
-            .map_err(|error| Failure::io(format!("cannot read the present {path:?}"), &error))?;
+        let count =
+            file.read(&mut buffer).map_err(|error| Failure::at("cannot read the present", path, &error))?;
         if count == 0 {
             return Ok(Sha256Hex::from_bytes(&hash.finalize().into()));
         }
@@ -159,7 +158,7 @@ pub(super) fn difference(path: &Path, old: Option<&File>, new: Option<Vec<u8>>) 
     let mut before = Vec::new();
     if let Some(mut old) = old {
         let read = old.rewind().and_then(|()| old.take(MOST_DIFFED + 1).read_to_end(&mut before));
-        read.map_err(|error| Failure::io(format!("cannot read the present {path:?}"), &error))?;
+        read.map_err(|error| Failure::at("cannot read the present", path, &error))?;
     }
     if before.len() as u64 > MOST_DIFFED {
         return Ok("(the present content is too large for a diff)\n".to_owned());

@@ -35,7 +35,7 @@ pub(super) fn run(context: &Context) -> Result<FileReadResult, Failure> {
     if params.offset > i64::MAX.unsigned_abs() - 2 * MAX_READ {
         return Err(Failure::params("offset: beyond what a file can have"));
     }
-    let failed = |error: &std::io::Error| Failure::io(format!("cannot read {:?}", params.path), error);
+    let failed = |error: &std::io::Error| Failure::at("cannot read", &params.path, error);
     // Without O_NONBLOCK a FIFO without a writer would be waited for.
     let file = File::options()
         .read(true)

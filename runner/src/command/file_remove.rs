@@ -80,7 +80,7 @@ impl Remove<'_> {
     /// What is there, and whether it may be removed: all of it is looked at before anything is.
     fn look(&self) -> Result<Option<Found>, Failure> {
         let Place { directory, name, path } = self.place;
-        let failed = |error: io::Error| Failure::io(format!("cannot look at {path:?}"), &error);
+        let failed = |error: io::Error| Failure::at("cannot look at", path, &error);
         let object = match at::place_in(directory, name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             object => object.map_err(failed)?,
@@ -129,7 +129,7 @@ impl Remove<'_> {
 
     fn remove(&self, found: &Found, gone: &CStr) -> Result<(), Failure> {
         let Place { directory, name, path } = self.place;
-        let failed = |error: io::Error| Failure::io(format!("cannot remove {path:?}"), &error);
+        let failed = |error: io::Error| Failure::at("cannot remove", path, &error);
         self.context.job.commit()?;
         if !found.metadata.is_dir() {
             at::unlink(directory, name).map_err(failed)?;
@@ -182,7 +182,7 @@ impl Looking<'_> {
         self.count += 1;
         // To root only the file system can say no, and the whole tree is on one.
         if host::uid() != 0 {
-            at::writable(parent).map_err(|error| Failure::io(format!("cannot remove {path:?}"), &error))?;
+            at::writable(parent).map_err(|error| Failure::at("cannot remove", path, &error))?;
         }
         if self.room > 0 {
             let name = path.strip_prefix(self.top).unwrap_or(path).to_string_lossy();
@@ -221,15 +221,13 @@ impl Visitor for Removing {
     }
 
     fn leaf(&mut self, parent: &File, name: &CStr, path: &Path) -> Result<(), Failure> {
-        gone(at::unlink(parent, name)).map_err(|error| Failure::io(format!("cannot remove {path:?}"), &error))
+        gone(at::unlink(parent, name)).map_err(|error| Failure::at("cannot remove", path, &error))
     }
 
     fn leave(&mut self, parent: &File, name: &CStr, _: &File, path: &Path) -> Result<bool, Failure> {
         match gone(at::rmdir(parent, name)) {
             Err(error) if error.raw_os_error() == Some(libc::ENOTEMPTY) => Ok(false),
-            removed => {
-                removed.map(|()| true).map_err(|error| Failure::io(format!("cannot remove {path:?}"), &error))
-            }
+            removed => removed.map(|()| true).map_err(|error| Failure::at("cannot remove", path, &error)),
         }
     }
 

@@ -25,7 +25,7 @@ pub(super) fn run(context: &Context) -> Result<FileStatResult, Failure> {
     let params: FileStat = job::parse(&context.job.take_params())?;
     path::check_absolute(&params.path)?;
     let path = Path::new(&params.path);
-    let failed = |error: &std::io::Error| Failure::io(format!("cannot look at {path:?}"), error);
+    let failed = |error: &std::io::Error| Failure::at("cannot look at", path, error);
     // All that follows is about one and the same object, whatever happens to the name.
     let place = match at::place(path, params.follow) {
         Ok(place) => place,
@@ -57,8 +57,8 @@ pub(super) fn run(context: &Context) -> Result<FileStatResult, Failure> {
         (result.target, result.target_encoding) = (Some(target), encoding);
     }
     if params.checksum && kind == "file" {
-        let file = File::open(at::behind(&place))
-            .map_err(|error| Failure::io(format!("cannot read {path:?}"), &error))?;
+        let file =
+            File::open(at::behind(&place)).map_err(|error| Failure::at("cannot read", path, &error))?;
         result.checksum = Some(content::digest(context, &file, path)?.to_string());
     }
     let mut told = 0;

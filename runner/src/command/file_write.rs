@@ -141,7 +141,7 @@ fn read(context: &Context, path: &Path, old: Option<&Metadata>) -> Result<Vec<u8
     let mut content = Vec::with_capacity(most as usize);
     File::open(path)
         .and_then(|file| file.take(most + 1).read_to_end(&mut content))
-        .map_err(|error| Failure::io(format!("cannot read the present {path:?}"), &error))?;
+        .map_err(|error| Failure::at("cannot read the present", path, &error))?;
     if content.len() as u64 > most {
         return Err(Failure::unsupported(format!(
             "{path:?} is larger than 4 MiB or grows; nothing was changed. Only smaller files are edited"
@@ -249,8 +249,7 @@ impl Write<'_> {
         let new = || Attributes::of_new(Parents::nearest(self.path).as_ref(), false, 0o644);
         let attributes = self.wanted.over(present.unwrap_or_else(new));
         let open = |_: &Metadata| {
-            File::open(self.path)
-                .map_err(|error| Failure::io(format!("cannot read the present {:?}", self.path), &error))
+            File::open(self.path).map_err(|error| Failure::at("cannot read the present", self.path, &error))
         };
         let old_file = old.map(open).transpose()?;
         let old_checksum =
@@ -271,9 +270,10 @@ impl Write<'_> {
             && let Some(old) = &plan.old
         {
             self.context.job.commit()?;
-            plan.attributes.apply(old).and_then(|()| old.sync_all()).map_err(|error| {
-                Failure::io(format!("cannot set owner, group and mode of {:?}", self.path), &error)
-            })?;
+            plan.attributes
+                .apply(old)
+                .and_then(|()| old.sync_all())
+                .map_err(|error| Failure::at("cannot set owner, group and mode of", self.path, &error))?;
         }
         Ok(FileWriteResult {
             checksum: checksum.to_string(),
@@ -313,8 +313,7 @@ impl Write<'_> {
 
     fn back_up(&self, mut old: &File, held: &Held) -> Result<String, Failure> {
         use std::io::Seek;
-        old.rewind()
-            .map_err(|error| Failure::io(format!("cannot read the present {:?}", self.path), &error))?;
+        old.rewind().map_err(|error| Failure::at("cannot read the present", self.path, &error))?;
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.bak", now()));
         let backup = self.path.with_file_name(name);

@@ -351,9 +351,8 @@ impl Plan {
         }
         if let Some((path, text)) = &self.socket_file {
             if let Some(directory) = path.parent() {
-                fs::create_dir_all(directory).map_err(|error| {
-                    Failure::io(format!("cannot make the directory {directory:?}"), &error)
-                })?;
+                fs::create_dir_all(directory)
+                    .map_err(|error| Failure::at("cannot make the directory", directory, &error))?;
             }
             swaps.push(Swap::prepare(&self.config, path, text.as_bytes(), 0o644)?);
         }
@@ -458,7 +457,7 @@ impl Swap {
     /// Writes the new text beside the file, and a copy of the old one; `mode` is that of a new file.
     fn prepare(config: &Config, path: &Path, text: &[u8], mode: u32) -> Result<Self, Failure> {
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let failed = |error| Failure::io(format!("cannot read {target:?}"), &error);
+        let failed = |error| Failure::at("cannot read", &target, &error);
         let old = match File::open(&target) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             opened => Some(opened.map_err(failed)?),

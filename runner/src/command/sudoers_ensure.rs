@@ -143,7 +143,7 @@ impl Files {
     fn give_way(&self, rename: bool) -> Result<(), Failure> {
         if rename {
             fs::rename(&self.reference, &self.ours)
-                .map_err(|error| Failure::io(format!("cannot rename {:?}", self.reference), &error))?;
+                .map_err(|error| Failure::at("cannot rename", &self.reference, &error))?;
         } else {
             remove(&self.reference)?;
         }
@@ -207,15 +207,13 @@ fn put_back(path: &Path, old: Option<&Present>) -> Result<(), Failure> {
 
 fn remove(path: &Path) -> Result<(), Failure> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(Failure::io(format!("cannot remove {path:?}"), &error))
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::at("cannot remove", path, &error)),
         _ => Ok(()),
     }
 }
 
 fn look_at(path: &Path) -> Result<Option<Present>, Failure> {
-    let failed = |error| Failure::io(format!("cannot look at {path:?}"), &error);
+    let failed = |error| Failure::at("cannot look at", path, &error);
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() => {
             Ok(Some(Present { text: fs::read(path).map_err(failed)?, attributes: Attributes::of(&metadata) }))
@@ -248,7 +246,7 @@ fn includes(path: &Path, depth: usize) -> Result<bool, Failure> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(error) if depth > 0 && error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(Failure::io(format!("cannot read {path:?}"), &error)),
+        Err(error) => return Err(Failure::at("cannot read", path, &error)),
     };
     for line in String::from_utf8_lossy(&text).lines() {
         let Some(line) = line.trim().strip_prefix(['@', '#']) else { continue };

@@ -1,5 +1,6 @@
 //! Starting a runner as another user: the program that changes users, its prompts, the runner's bytes, and READY.
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +15,7 @@ use super::refusal::{self, Reason};
 use super::script::SCRIPT;
 use crate::facts;
 use crate::failure::{Failure, reason};
-use crate::process::{c_string, candidates};
+use crate::process::{c_string, candidates, inherited};
 use crate::sys::fd::{self, Slot, Waiting};
 use crate::sys::keeper::{Keeper, Leader, Report, StartStep, Stdio};
 use crate::sys::{host, process, tty};
@@ -30,7 +31,7 @@ const KEPT: usize = 4096;
 const CHUNK: usize = 64 * 1024;
 
 /// PATH of the other user, where the program that changes users does not set one: never the login's.
-const PATH: &[u8] = b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &CStr = c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A runner as another user, or what is on the way to become one.
 pub(super) struct Child {
@@ -101,49 +102,43 @@ fn argv(whom: &Become, settings: &Settings, prompt: &str, marker: &str) -> io::R
     let own = facts::own_file()?.metadata()?.len();
     let login = host::user_name(host::uid()).unwrap_or_else(|| host::uid().to_string());
     let login: String = login.chars().map(|c| if super::is_user_char(c) { c } else { '_' }).collect();
-    let seconds = |time: Duration| time.as_millis().div_ceil(1000).max(1);
-    let mut words = vec![
-        "sh".to_owned(),
-        marker.to_owned(),
-        host::random_id()?,
-        own.to_string(),
-        whom.user.clone(),
-        format!("/proc/{}/exe", process::id()),
-        format!("--hop={login}"),
-        format!("--ttl={}", seconds(settings.ends.saturating_duration_since(Instant::now()))),
-        format!("--concurrency={}", settings.concurrency),
-    ];
-    words.extend(settings.lease.map(|lease| format!("--lease={}", seconds(lease))));
+    let seconds = |time: Duration| (time.as_millis() as u64).div_ceil(1000).max(1);
     let user = whom.user.as_str();
-    let mut argv: Vec<&str> = match (whom.method, &whom.password) {
-        (BecomeMethod::Sudo, Some(_)) => {
-            // -k: the password is asked for and checked whatever sudo remembers, and nothing is remembered.
-            vec!["sudo", "-H", "-k", "-S", "-p", prompt, "-u", user, "--", "/bin/sh", "-c", SCRIPT]
-        }
-        (BecomeMethod::Sudo, None) => vec!["sudo", "-H", "-n", "-u", user, "--", "/bin/sh", "-c", SCRIPT],
-        (BecomeMethod::Doas, Some(_)) => vec!["doas", "-u", user, "--", "/bin/sh", "-c", SCRIPT],
-        (BecomeMethod::Doas, None) => vec!["doas", "-n", "-u", user, "--", "/bin/sh", "-c", SCRIPT],
+    // None of these words has a blank in it, and none of those before the script.
+    let mut words = format!(
+        "sh {marker} {} {own} {user} /proc/{}/exe --hop={login} --ttl={} --concurrency={}",
+        host::random_id()?,
+        process::id(),
+        seconds(settings.ends.saturating_duration_since(Instant::now())),
+        settings.concurrency
+    );
+    if let Some(lease) = settings.lease {
+        words += &format!(" --lease={}", seconds(lease));
+    }
+    let front = match (whom.method, &whom.password) {
+        // -k: the password is asked for and checked whatever sudo remembers, and nothing is remembered.
+        (BecomeMethod::Sudo, Some(_)) => format!("sudo -H -k -S -p {prompt} -u {user} -- /bin/sh -c"),
+        (BecomeMethod::Sudo, None) => format!("sudo -H -n -u {user} -- /bin/sh -c"),
+        (BecomeMethod::Doas, Some(_)) => format!("doas -u {user} -- /bin/sh -c"),
+        (BecomeMethod::Doas, None) => format!("doas -n -u {user} -- /bin/sh -c"),
         (BecomeMethod::Su, _) => {
             // Read by the user's own shell where su does not take another: one that is told nothing but this.
-            let line = format!("exec /bin/sh -c '{SCRIPT}' {}", words.join(" "));
+            let line = format!("exec /bin/sh -c '{SCRIPT}' {words}");
             return Ok(["su", "-s", "/bin/sh", "-c", &line, user].map(str::to_owned).into());
         }
     };
-    argv.extend(words.iter().map(String::as_str));
-    Ok(argv.into_iter().map(str::to_owned).collect())
+    Ok(front.split(' ').chain([SCRIPT]).chain(words.split(' ')).map(str::to_owned).collect())
 }
 
 /// su has no rules about the environment, so it gets next to none.
-fn environment(method: BecomeMethod) -> Vec<std::ffi::CString> {
-    use std::os::unix::ffi::OsStrExt;
+fn environment(method: BecomeMethod) -> Vec<CString> {
     let passed = |name: &[u8]| {
         let common = name.starts_with(b"LC_") || [&b"LANG"[..], b"TZ", b"TERM"].contains(&name);
         (method != BecomeMethod::Su || common) && name != b"PATH" && name != b"LC_ALL"
     };
-    let login = std::env::vars_os()
-        .filter(|(name, _)| passed(name.as_bytes()))
-        .map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
-    login.chain([PATH.to_vec(), b"LC_ALL=C".to_vec()]).filter_map(|text| c_string("", text).ok()).collect()
+    let mut environment = inherited(&passed);
+    environment.extend([PATH.to_owned(), c"LC_ALL=C".to_owned()]);
+    environment
 }
 
 impl Child {

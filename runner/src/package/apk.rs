@@ -47,7 +47,8 @@ fn list(text: &str) -> Vec<Row> {
 
 /// NAME-VERSION-rRELEASE; names may hold hyphens, versions none.
 fn split(package: &str) -> Option<(&str, &str)> {
-    let (rest, _release) = package.rsplit_once("-r")?;
+    let (rest, release) = package.rsplit_once('-')?;
+    release.strip_prefix('r')?;
     let (name, _version) = rest.rsplit_once('-')?;
     Some((name, &package[name.len() + 1..]))
 }

@@ -147,7 +147,7 @@ fn find(wanted: &str) -> Result<(&'static Manager, &'static str), Failure> {
         let what = if wanted.is_empty() { "no package manager that Sortie knows" } else { "no such manager" };
         let message =
             format!("manager: this host has {what} (apt-get, dnf, yum, zypper, pacman or apk): {wanted}");
-        Failure::new(ErrorCode::NotFound, message.trim_end_matches(": "))
+        Failure::new(ErrorCode::NotFound, message.trim_end_matches([':', ' ']))
     })
 }
 

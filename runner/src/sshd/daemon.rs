@@ -187,7 +187,7 @@ impl Source for Disk {
         match fs::read(path) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Failure::io(format!("cannot read {path:?}"), &error)),
+            Err(error) => Err(Failure::at("cannot read", path, &error)),
         }
     }
 
@@ -270,7 +270,7 @@ impl Stage {
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&directory)
-            .map_err(|error| Failure::io(format!("cannot make the directory {directory:?}"), &error))?;
+            .map_err(|error| Failure::at("cannot make the directory", &directory, &error))?;
         Ok(Self { directory, names: Vec::new() })
     }
 
@@ -280,7 +280,7 @@ impl Stage {
         let written = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
         written
             .and_then(|mut file| file.write_all(text))
-            .map_err(|error| Failure::io(format!("cannot write {path:?}"), &error))?;
+            .map_err(|error| Failure::at("cannot write", &path, &error))?;
         Ok(path)
     }
 
