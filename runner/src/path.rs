@@ -6,7 +6,7 @@ use std::ffi::{CString, OsStr};
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -105,9 +105,7 @@ impl Place {
     pub(crate) fn find(path: &Path) -> Result<Option<Self>, Failure> {
         let failed = |error: io::Error| Failure::at("cannot look at the directory of", path, &error);
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
-        let opened =
-            File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(directory);
-        let directory = match opened {
+        let directory = match at::directory_place(directory) {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 return Ok(None);
             }

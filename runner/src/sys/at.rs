@@ -7,7 +7,7 @@ use std::fs::{File, Metadata, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AtFlags, OFlag};
@@ -30,8 +30,17 @@ pub(crate) fn name(name: &OsStr) -> io::Result<CString> {
 
 /// What a path names, as far as naming goes: nothing is opened for reading, and no device or FIFO is touched.
 pub(crate) fn place(path: &Path, follow: bool) -> io::Result<File> {
-    let flags = libc::O_PATH | if follow { 0 } else { libc::O_NOFOLLOW };
-    File::options().read(true).custom_flags(flags).open(path)
+    named(path, if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW })
+}
+
+/// The same of a directory.
+pub(crate) fn directory_place(path: &Path) -> io::Result<File> {
+    named(path, OFlag::O_DIRECTORY)
+}
+
+fn named(path: &Path, flags: OFlag) -> io::Result<File> {
+    // Not by File::options(), which takes O_PATH out again: in musl it is one of the bits of O_ACCMODE.
+    Ok(nix::fcntl::open(path, flags | OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?.into())
 }
 
 /// The same of a name in a directory.
