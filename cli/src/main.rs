@@ -29,8 +29,8 @@ mod signals;
 mod source;
 mod sudoers;
 mod terminal;
-mod wait;
 mod unpack;
+mod wait;
 mod watch;
 mod words;
 

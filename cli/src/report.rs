@@ -9,8 +9,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sortie_client::protocol::command::dir_ensure::DirEnsureResult;
 use sortie_client::protocol::command::archive_unpack::ArchiveUnpackResult;
+use sortie_client::protocol::command::dir_ensure::DirEnsureResult;
 use sortie_client::protocol::command::exec::ExecResult;
 use sortie_client::protocol::command::facts::FactsResult;
 use sortie_client::protocol::command::file_remove::FileRemoveResult;

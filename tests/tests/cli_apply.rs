@@ -218,6 +218,30 @@ async fn templates_and_files_stand_beside_the_list_and_variables_have_an_order()
     host.quiet().await
 }
 
+/// The indented block of docs/APPLY.md that follows a line.
+fn documented(line: &str) -> Result<String> {
+    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/APPLY.md"))?;
+    let mut lines =
+        document.lines().skip_while(|other| *other != line).skip(1).skip_while(|line| line.is_empty());
+    let mut block = String::new();
+    while let Some(line) = lines.next().filter(|line| line.is_empty() || line.starts_with("    ")) {
+        block.push_str(line.strip_prefix("    ").unwrap_or_default());
+        block.push('\n');
+    }
+    Ok(format!("{}\n", block.trim_end()))
+}
+
+#[tokio::test]
+async fn the_example_of_the_document_is_planned_as_it_says() -> Result<()> {
+    let (directory, file) = list(&documented("`app.yaml`:")?)?;
+    fs::write(directory.path().join("app.conf"), documented("and `app.conf` beside it:")?)?;
+    let ended = sortie("apply").args(["-H", "web1", "--plan"]).arg(&file).run().await?.fine();
+    let shown = documented("    $ sortie apply -H web1 --plan app.yaml")?;
+    let plan: Vec<&str> = shown.lines().take_while(|line| !line.starts_with('$')).collect();
+    assert_eq!(ended.text().lines().collect::<Vec<_>>(), plan);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_plan_is_told_without_any_host() -> Result<()> {
     let text = "- {id: one, type: file_write, params: {path: /x}}\n\

@@ -187,13 +187,29 @@ fn of_command(kind: CommandType, params: &Value) -> Footprint {
         }
         CommandType::FileRemove => Footprint { reads: path(), writes: path() },
         CommandType::WaitFor => Footprint { reads: Part::everything(), writes: Part::default() },
-        CommandType::FileWrite | CommandType::LineEnsure | CommandType::IniEnsure => {
+        CommandType::FileWrite
+        | CommandType::LineEnsure
+        | CommandType::IniEnsure
+        | CommandType::DirEnsure
+        | CommandType::LinkEnsure => {
             let mut reads = path();
             if given("owner") || given("group") {
                 ACCOUNTS.iter().for_each(|path| reads.add(path));
             }
             let reads = if given("validate") { Part::everything() } else { reads };
             Footprint { reads, writes: path() }
+        }
+        CommandType::ArchiveUnpack => {
+            let mut writes = path();
+            if !text("marker").is_empty() {
+                writes.add(text("marker"));
+            }
+            let mut reads = writes.clone();
+            for path in ["archive", "creates"].map(text).into_iter().filter(|path| !path.is_empty()) {
+                reads.add(path);
+            }
+            ACCOUNTS.iter().for_each(|path| reads.add(path));
+            Footprint { reads, writes }
         }
         // Scripts of packages do whatever they like.
         CommandType::PkgEnsure => {
@@ -281,7 +297,8 @@ mod tests {
             let looks = of(kind, &json!({"path": "/x"}), false, None, None);
             assert!(looks.writes.is_nothing() && looks.reads.touches(&write("/x").writes), "{kind:?}");
         }
-        for kind in [CommandType::FileWrite, CommandType::LineEnsure, CommandType::IniEnsure] {
+        use CommandType::{DirEnsure, FileRemove, FileWrite, IniEnsure, LineEnsure, LinkEnsure};
+        for kind in [FileWrite, LineEnsure, IniEnsure, DirEnsure, LinkEnsure, FileRemove] {
             let one = of(kind, &json!({"path": "/x"}), false, None, None);
             assert!(
                 one.reads.touches(&write("/x").writes) && one.writes.touches(&write("/x").reads),
@@ -291,8 +308,25 @@ mod tests {
                 !one.reads.touches(&write("/y").writes) && !one.writes.touches(&write("/y").reads),
                 "{kind:?}"
             );
+        }
+        for kind in [FileWrite, LineEnsure, IniEnsure] {
             let checked = of(kind, &json!({"path": "/x", "validate": ["true"]}), false, None, None);
             assert!(checked.reads.touches(&write("/y").writes), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn an_archive_is_read_and_unpacked_with_its_mark() {
+        let params = json!({"archive": "/a.tar", "path": "/srv/app", "marker": "/var/lib/mark"});
+        let unpack = of(CommandType::ArchiveUnpack, &params, false, None, None);
+        for (path, reads, writes) in [
+            ("/a.tar", true, false),
+            ("/srv/app/x", true, true),
+            ("/var/lib/mark", true, true),
+            ("/y", false, false),
+        ] {
+            assert_eq!(unpack.reads.touches(&write(path).writes), reads, "{path}");
+            assert_eq!(unpack.writes.touches(&write(path).reads), writes, "{path}");
         }
     }
 

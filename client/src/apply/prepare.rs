@@ -491,6 +491,10 @@ impl<'l> Host<'l> {
         if looked && newest && !params::is(&step.params, "state", "present") {
             return Status::Unknown { depends_on: vec![Arc::clone(&step.id)] };
         }
+        // How long it would have to wait, and whether in vain, nobody knows.
+        if looked && step.kind == CommandType::WaitFor && json.get("waited") == Some(&true.into()) {
+            return Status::Unknown { depends_on: vec![Arc::clone(&step.id)] };
+        }
         if looked && changed && (step.changed_if.is_some() || step.failed_if.is_some()) {
             return Status::Unknown { depends_on: vec![Arc::clone(&step.id)] };
         }

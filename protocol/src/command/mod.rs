@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 use crate::decode::{decode, fields};
 use crate::encode::Object;
 
-pub mod dir_ensure;
 pub mod archive_unpack;
+pub mod dir_ensure;
 pub mod exec;
 pub mod facts;
 pub mod file_read;
