@@ -18,7 +18,7 @@ use crate::attributes::{Attributes, Wanted};
 use crate::failure::Failure;
 use crate::locks::Held;
 use crate::path::{self, Parents};
-use crate::replace::{Replacement, sync_directory_of};
+use crate::replace::{self, Replacement, sync_directory_of};
 use crate::sys::at;
 use crate::tool::{self, Ran, Tool};
 use crate::{diff, job};
@@ -296,6 +296,17 @@ impl Unpack<'_> {
         let held = self.context.locks.acquire(&self.context.job, above(&self.goal), name)?;
         let (members, stripped) = self.look()?;
         let is_new = found(&self.goal)?.is_none();
+        // A marker in a new directory comes with it; any other is a file of its own.
+        let inside = marker.filter(|marker| is_new && marker.parent() == Some(&self.goal));
+        let beside = marker.filter(|_| inside.is_none());
+        let marker_held = match beside {
+            Some(marker) => {
+                parents.make(marker)?;
+                let name = marker.file_name().unwrap_or_default();
+                Some(self.context.locks.acquire(&self.context.job, above(marker), name)?)
+            }
+            None => None,
+        };
         self.clear(&held);
         // Where a rename is all that moving takes.
         let temporary = Temporary::make(if is_new { above(&self.goal) } else { &self.goal }, name, &held)?;
@@ -306,9 +317,8 @@ impl Unpack<'_> {
             let whole = Attributes::of_new(Parents::nearest(&self.goal).as_ref(), true, 0o755);
             self.give(&top, self.wanted.over(whole))?;
         }
-        let within = marker.filter(|marker| is_new && marker.parent() == Some(&self.goal));
-        if let Some(marker) = within.and_then(Path::file_name) {
-            self.write_marker(&top.join(marker))?;
+        if let Some(name) = inside.and_then(Path::file_name) {
+            self.write_marker(&top.join(name), None)?;
         }
         let written = File::open(&top).and_then(|top| Ok(nix::unistd::syncfs(&top)?));
         written.map_err(|error| Failure::io(format!("cannot write {:?} to the disk", self.goal), &error))?;
@@ -330,9 +340,8 @@ impl Unpack<'_> {
             at::sync(&goal).map_err(|error| self.half(&self.goal, &error))?;
         }
         parents.keep();
-        match marker {
-            Some(marker) if within.is_none() => self.write_marker(marker)?,
-            _ => {}
+        if let Some(marker) = beside {
+            self.write_marker(marker, marker_held.as_ref())?;
         }
         Ok(members)
     }
@@ -434,15 +443,17 @@ impl Unpack<'_> {
         Failure::io(what, error)
     }
 
-    fn write_marker(&self, marker: &Path) -> Result<(), Failure> {
-        let mut parents = Parents::default();
-        parents.make(marker)?;
-        let mut new = Replacement::begin(marker)?;
+    fn write_marker(&self, marker: &Path, held: Option<&Held>) -> Result<(), Failure> {
+        let mut new = match held {
+            Some(held) => {
+                replace::clear(marker, held)?;
+                Replacement::begin_held(marker, held)?
+            }
+            None => Replacement::begin(marker)?,
+        };
         new.write(self.mark.as_bytes())?;
         new.finish(Attributes::of_new(Parents::nearest(marker).as_ref(), false, 0o644), None)?;
-        new.commit()?;
-        parents.keep();
-        Ok(())
+        new.commit()
     }
 }
 
