@@ -412,6 +412,10 @@ impl Host<'_> {
                     Err(Error::Command { error, .. }) if left_out(&error) && self.over => {
                         (Status::NotRun, Took::default(), None)
                     }
+                    // The session was lost in an earlier step: it is that one which is told of.
+                    Err(error) if self.over && !matches!(error, Error::Command { .. }) => {
+                        (Status::NotRun, Took::default(), None)
+                    }
                     Err(error) => {
                         if self.known.may_be_stale(at, &error) {
                             let status = Status::Unknown { depends_on: vec![Arc::clone(&step.id)] };
