@@ -10,6 +10,7 @@ use sortie_protocol::command::exec::Exec;
 use sortie_protocol::command::facts::{Facts, SETS};
 use sortie_protocol::message::{Become, CommandMessage};
 
+use super::footprint::Part;
 use super::outcome::StepFailure;
 use super::prepare::{Host, command, seconds};
 
@@ -70,18 +71,20 @@ impl Host<'_> {
             return Vec::new();
         }
         let mut looks: BTreeMap<Option<String>, (Option<Become>, BTreeSet<String>)> = BTreeMap::new();
-        for (at, step) in self.list.steps.iter().enumerate() {
-            let (reads, writes) = match self.prepare(at) {
-                Ok((prepared, reads)) => (reads, prepared.writes),
-                Err(_) => {
-                    let rough = self.rough_footprint(step);
-                    (rough.reads, rough.writes)
-                }
-            };
+        let mut footprints: Vec<_> =
+            self.list.steps.iter().map(|step| (step, self.rough_footprint(step))).collect();
+        let links: Vec<Part> = footprints
+            .iter()
+            .map(|(_, each)| &each.writes)
+            .filter(|part| part.makes_links())
+            .cloned()
+            .collect();
+        for (step, footprint) in &mut footprints {
+            links.iter().for_each(|link| footprint.follow(link));
             let r#become = self.becoming(step);
             let user = r#become.as_ref().map(|r#become| r#become.user.clone());
             let (_, paths) = looks.entry(user).or_insert_with(|| (r#become, BTreeSet::new()));
-            paths.extend(reads.paths().chain(writes.paths()).map(str::to_owned));
+            paths.extend(footprint.reads.paths().chain(footprint.writes.paths()).map(str::to_owned));
         }
         let mut questions = Vec::new();
         for (user, (r#become, paths)) in looks {

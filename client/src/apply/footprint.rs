@@ -2,6 +2,9 @@
 //!
 //! Where it is not known for sure, it is everything: a step too many is then called unknown, and none is called wrongly.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use serde_json::Value;
 use sortie_protocol::CommandType;
 
@@ -13,8 +16,17 @@ pub(super) struct Part {
     everything: bool,
     /// Units and what they are doing.
     services: bool,
-    /// Files and directories, with all that is in them.
-    paths: Vec<String>,
+    paths: Vec<Place>,
+    /// Links that are made, as path and target: what is below the one is below the other.
+    links: Vec<(String, String)>,
+}
+
+/// A file or directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    path: String,
+    /// With all that is in it. Otherwise it is its attributes, and that it is there.
+    whole: bool,
 }
 
 /// What a step reads, and what it writes if it changes something.
@@ -29,6 +41,12 @@ impl Footprint {
     pub(super) fn resolve<'r>(&mut self, real: &dyn Fn(&str) -> Option<&'r str>) {
         self.reads.resolve(real);
         self.writes.resolve(real);
+    }
+
+    /// Adds where its paths lead by the links that a step before it makes.
+    pub(super) fn follow(&mut self, other: &Part) {
+        self.reads.follow(other);
+        self.writes.follow(other);
     }
 }
 
@@ -98,26 +116,50 @@ impl Part {
     }
 
     fn add(&mut self, path: &str) {
-        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-        // Where `..` leads depends on links, and a template may become anything.
-        if !path.starts_with('/') || parts.contains(&"..") || template::is_one(path) {
-            self.everything = true;
-        } else {
-            self.paths.push(format!("/{}", parts.join("/")));
+        self.add_place(path, true);
+    }
+
+    fn add_place(&mut self, path: &str, whole: bool) {
+        match clean(path) {
+            Some(path) => self.paths.push(Place { path, whole }),
+            None => self.everything = true,
         }
     }
 
+    /// The directories above, as far as it matters whether they may be passed.
+    fn add_ways(&mut self) {
+        let above = |place: &Place| -> Vec<String> {
+            Path::new(&place.path).ancestors().skip(1).map(|path| path.display().to_string()).collect()
+        };
+        let ways: BTreeSet<String> = self.paths.iter().flat_map(above).collect();
+        self.paths.extend(ways.into_iter().map(|path| Place { path, whole: false }));
+    }
+
     pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
-        self.paths.iter().map(String::as_str)
+        self.paths.iter().map(|place| &*place.path)
     }
 
     /// Adds where its paths lead. One of which that is not known may be any.
     fn resolve<'r>(&mut self, real: &dyn Fn(&str) -> Option<&'r str>) {
-        let led: Vec<Option<&str>> = self.paths.iter().map(|path| real(path)).collect();
-        for path in led {
-            match path {
-                Some(path) => self.add(path),
+        for Place { path, whole } in self.paths.clone() {
+            match real(&path) {
+                Some(real) => self.add_place(real, whole),
                 None => self.everything = true,
+            }
+        }
+    }
+
+    pub(super) fn makes_links(&self) -> bool {
+        !self.links.is_empty()
+    }
+
+    /// Adds where its paths lead by the links that `other` makes.
+    fn follow(&mut self, other: &Self) {
+        for (link, target) in &other.links {
+            for Place { path, whole } in self.paths.clone() {
+                if holds(link, &path) {
+                    self.add_place(&format!("{target}{}", &path[link.len()..]), whole);
+                }
             }
         }
     }
@@ -134,8 +176,40 @@ impl Part {
         self.everything
             || other.everything
             || self.services && other.services
-            || self.paths.iter().any(|one| other.paths.iter().any(|two| holds(one, two) || holds(two, one)))
+            || self.paths.iter().any(|one| other.paths.iter().any(|two| meet(one, two)))
     }
+}
+
+/// A path in the one form in which it is compared; none where it cannot be told what it names.
+fn clean(path: &str) -> Option<String> {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    // Where `..` leads depends on links, and a template may become anything.
+    let known = path.starts_with('/') && !parts.contains(&"..") && !template::is_one(path);
+    known.then(|| format!("/{}", parts.join("/")))
+}
+
+/// Where a link in the directory `above` leads; `..` is taken as it stands, so that no link must be on the way there.
+fn led(above: &str, target: &str) -> Option<String> {
+    let whole = if target.starts_with('/') { target.to_owned() } else { format!("{above}/{target}") };
+    if template::is_one(&whole) {
+        return None;
+    }
+    let mut parts = Vec::new();
+    for part in whole.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        match part {
+            ".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    Some(format!("/{}", parts.join("/")))
+}
+
+fn meet(one: &Place, two: &Place) -> bool {
+    one.path == two.path
+        || one.whole && holds(&one.path, &two.path)
+        || two.whole && holds(&two.path, &one.path)
 }
 
 /// Whether a path is another or in it.
@@ -144,11 +218,20 @@ fn holds(outer: &str, inner: &str) -> bool {
     outer == "/" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// Who does it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct By {
+    /// The login becomes somebody else for it, for the first time.
+    pub(super) becomes: bool,
+    /// Root, who may pass every directory.
+    pub(super) root: bool,
+}
+
 /// The footprint of a command. Its author may know better what it changes at most, and what it depends on.
 pub(super) fn of(
     kind: CommandType,
     params: &Value,
-    becomes: bool,
+    by: By,
     changes: Option<&[String]>,
     depends_on: Option<&[String]>,
 ) -> Footprint {
@@ -168,7 +251,10 @@ pub(super) fn of(
     if let Some(paths) = depends_on {
         footprint.reads = part(paths);
     }
-    if becomes {
+    if !by.root {
+        footprint.reads.add_ways();
+    }
+    if by.becomes {
         BECOMING.iter().for_each(|path| footprint.reads.add(path));
     }
     footprint
@@ -187,17 +273,37 @@ fn of_command(kind: CommandType, params: &Value) -> Footprint {
         }
         CommandType::FileRemove => Footprint { reads: path(), writes: path() },
         CommandType::WaitFor => Footprint { reads: Part::everything(), writes: Part::default() },
-        CommandType::FileWrite
-        | CommandType::LineEnsure
-        | CommandType::IniEnsure
-        | CommandType::DirEnsure
-        | CommandType::LinkEnsure => {
+        CommandType::FileWrite | CommandType::LineEnsure | CommandType::IniEnsure => {
             let mut reads = path();
             if given("owner") || given("group") {
                 ACCOUNTS.iter().for_each(|path| reads.add(path));
             }
             let reads = if given("validate") { Part::everything() } else { reads };
             Footprint { reads, writes: path() }
+        }
+        CommandType::DirEnsure => {
+            let mut footprint = of_command(CommandType::FileWrite, params);
+            // What is in it stays as it is; new files may take their group from it (S_ISGID of inode(7)).
+            let mode = u32::from_str_radix(text("mode"), 8);
+            if !given("recursive") && !mode.map_or(given("mode"), |mode| mode & 0o2000 != 0) {
+                footprint.writes = Part::default();
+                footprint.writes.add_place(text("path"), false);
+            }
+            footprint
+        }
+        CommandType::LinkEnsure => {
+            let mut footprint = of_command(CommandType::FileWrite, params);
+            let (path, target) = (text("path").trim_end_matches('/'), text("target"));
+            let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+            // It must be there, and a file in it may bring it along.
+            if !above.is_empty() {
+                footprint.reads.add(above);
+            }
+            match (clean(path), led(above, target)) {
+                (Some(path), Some(target)) => footprint.writes.links.push((path, target)),
+                _ => footprint.writes = Part::everything(),
+            }
+            footprint
         }
         CommandType::ArchiveUnpack => {
             let mut writes = path();
@@ -253,8 +359,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    const ROOT: By = By { becomes: false, root: true };
+
     fn write(path: &str) -> Footprint {
-        of(CommandType::FileWrite, &json!({"path": path}), false, None, None)
+        of(CommandType::FileWrite, &json!({"path": path}), ROOT, None, None)
     }
 
     #[test]
@@ -275,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_program_may_do_everything_unless_its_author_says_what() {
-        let exec = |changes: Option<&[String]>| of(CommandType::Exec, &json!({}), false, changes, None);
+        let exec = |changes: Option<&[String]>| of(CommandType::Exec, &json!({}), ROOT, changes, None);
         assert!(exec(None).writes.touches(&write("/x").reads));
         assert!(exec(Some(&[])).writes.is_nothing());
         let some = exec(Some(&["/var/cache/x".to_owned()]));
@@ -285,21 +393,21 @@ mod tests {
         // What it would do is known by what it is said to create alone; what it gives, by whatever it reads.
         assert!(!write("/x").writes.touches(&some.reads));
         assert!(write("/x").writes.touches(&exec(Some(&[])).reads));
-        let apart = of(CommandType::Exec, &json!({}), false, Some(&[]), Some(&["/y".to_owned()]));
+        let apart = of(CommandType::Exec, &json!({}), ROOT, Some(&[]), Some(&["/y".to_owned()]));
         assert!(!write("/x").writes.touches(&apart.reads) && write("/y").writes.touches(&apart.reads));
-        let creates = of(CommandType::Exec, &json!({"creates": "/x/y"}), false, None, None);
+        let creates = of(CommandType::Exec, &json!({"creates": "/x/y"}), ROOT, None, None);
         assert!(write("/x").writes.touches(&creates.reads) && !write("/z").writes.touches(&creates.reads));
     }
 
     #[test]
     fn what_only_looks_writes_nothing_and_what_writes_is_known_by_its_path() {
-        for kind in [CommandType::FileRead, CommandType::FileStat, CommandType::Facts] {
-            let looks = of(kind, &json!({"path": "/x"}), false, None, None);
+        for kind in [CommandType::FileRead, CommandType::FileStat, CommandType::Facts, CommandType::WaitFor] {
+            let looks = of(kind, &json!({"path": "/x"}), ROOT, None, None);
             assert!(looks.writes.is_nothing() && looks.reads.touches(&write("/x").writes), "{kind:?}");
         }
-        use CommandType::{DirEnsure, FileRemove, FileWrite, IniEnsure, LineEnsure, LinkEnsure};
-        for kind in [FileWrite, LineEnsure, IniEnsure, DirEnsure, LinkEnsure, FileRemove] {
-            let one = of(kind, &json!({"path": "/x"}), false, None, None);
+        use CommandType::{FileRemove, FileWrite, IniEnsure, LineEnsure};
+        for kind in [FileWrite, LineEnsure, IniEnsure, FileRemove] {
+            let one = of(kind, &json!({"path": "/x"}), ROOT, None, None);
             assert!(
                 one.reads.touches(&write("/x").writes) && one.writes.touches(&write("/x").reads),
                 "{kind:?}"
@@ -310,7 +418,7 @@ mod tests {
             );
         }
         for kind in [FileWrite, LineEnsure, IniEnsure] {
-            let checked = of(kind, &json!({"path": "/x", "validate": ["true"]}), false, None, None);
+            let checked = of(kind, &json!({"path": "/x", "validate": ["true"]}), ROOT, None, None);
             assert!(checked.reads.touches(&write("/y").writes), "{kind:?}");
         }
     }
@@ -318,7 +426,7 @@ mod tests {
     #[test]
     fn an_archive_is_read_and_unpacked_with_its_mark() {
         let params = json!({"archive": "/a.tar", "path": "/srv/app", "marker": "/var/lib/mark"});
-        let unpack = of(CommandType::ArchiveUnpack, &params, false, None, None);
+        let unpack = of(CommandType::ArchiveUnpack, &params, ROOT, None, None);
         for (path, reads, writes) in [
             ("/a.tar", true, false),
             ("/srv/app/x", true, true),
@@ -332,10 +440,69 @@ mod tests {
 
     #[test]
     fn owners_depend_on_accounts_and_becoming_on_its_rules() {
-        let owned = of(CommandType::FileWrite, &json!({"path": "/x", "owner": "web"}), false, None, None);
+        let owned = of(CommandType::FileWrite, &json!({"path": "/x", "owner": "web"}), ROOT, None, None);
         assert!(write("/etc/passwd").writes.touches(&owned.reads));
         assert!(!write("/etc/passwd").writes.touches(&write("/x").reads));
-        let become_root = of(CommandType::FileWrite, &json!({"path": "/x"}), true, None, None);
+        let become_root =
+            of(CommandType::FileWrite, &json!({"path": "/x"}), By { becomes: true, root: true }, None, None);
         assert!(write("/etc/sudoers.d/x").writes.touches(&become_root.reads));
+    }
+
+    #[test]
+    fn whoever_is_not_root_depends_on_the_directories_above() {
+        let attributes = |path: &str| Part {
+            paths: vec![Place { path: path.to_owned(), whole: false }],
+            ..Part::default()
+        };
+        let by = By { becomes: false, root: false };
+        let reads = |by| of(CommandType::FileWrite, &json!({"path": "/a/b/c"}), by, None, None).reads;
+        assert!(reads(by).touches(&attributes("/a")) && !reads(ROOT).touches(&attributes("/a")));
+        assert!(reads(ROOT).touches(&attributes("/a/b/c")));
+        assert!(!reads(by).touches(&write("/a/x").writes), "its neighbours do not matter");
+    }
+
+    #[test]
+    fn a_directory_is_not_what_is_in_it_unless_all_of_that_is_meant() {
+        let dir = |params: Value| of(CommandType::DirEnsure, &params, ROOT, None, None);
+        let plain = dir(json!({"path": "/a", "mode": "0750"}));
+        assert!(!plain.writes.touches(&write("/a/x").reads) && plain.writes.touches(&write("/a").reads));
+        assert!(plain.reads.touches(&write("/a/x").writes), "a file may bring its directory along");
+        for more in [json!({"path": "/a", "recursive": true}), json!({"path": "/a", "mode": "2770"})] {
+            assert!(dir(more.clone()).writes.touches(&write("/a/x").reads), "{more}");
+        }
+        let link =
+            |path: &str| of(CommandType::LinkEnsure, &json!({"path": path, "target": "x"}), ROOT, None, None);
+        assert!(plain.writes.touches(&link("/a/l").reads), "a link needs its directory");
+        assert!(!plain.writes.touches(&link("/b").reads));
+    }
+
+    #[test]
+    fn where_a_link_of_the_list_leads_is_known() {
+        for (path, target, leads) in [
+            ("/srv/now", "/srv/v1", Some("/srv/v1")),
+            ("/srv/now", "v1/./x", Some("/srv/v1/x")),
+            ("/srv/a/now", "../v1/", Some("/srv/v1")),
+            ("/now", "../../v1", None),
+        ] {
+            let writes =
+                of(CommandType::LinkEnsure, &json!({"path": path, "target": target}), ROOT, None, None)
+                    .writes;
+            let links = leads.map(|leads| (path.to_owned(), leads.to_owned()));
+            assert_eq!(writes.links, Vec::from_iter(links), "{path} {target}");
+            assert_eq!(writes.everything, leads.is_none(), "{path} {target}");
+        }
+    }
+
+    #[test]
+    fn what_is_below_a_link_of_the_list_is_below_its_target() {
+        let link =
+            Part { links: vec![("/srv/now".to_owned(), "/srv/v1".to_owned())], ..Part::of(&["/srv/now"]) };
+        let mut below = write("/srv/now/x");
+        below.follow(&link);
+        assert!(
+            below.writes.touches(&write("/srv/v1/x").reads)
+                && below.reads.touches(&write("/srv/now/x").writes)
+        );
+        assert!(!below.writes.touches(&write("/srv/v2/x").reads));
     }
 }

@@ -13,7 +13,7 @@ use sortie_protocol::{CommandType, text};
 
 use super::content::{Content, INLINE, LocalFile};
 use super::file::StepList;
-use super::footprint::{self, Footprint, Part};
+use super::footprint::{self, By, Footprint, Part};
 use super::outcome::{Status, StepFailure};
 use super::params;
 use super::problem::{Problem, ProblemKind};
@@ -267,10 +267,7 @@ impl<'l> Host<'l> {
         depends_on.sort_unstable();
         depends_on.dedup();
         let depends_on = depends_on.into_iter().map(|at| Arc::clone(&self.list.steps[at].id)).collect();
-        let writes = match self.prepare(at) {
-            Ok((prepared, _)) => prepared.writes,
-            Err(_) => self.rough_footprint(&self.list.steps[at]).writes,
-        };
+        let writes = self.rough_footprint(&self.list.steps[at]).writes;
         Decision::Settle(Status::Unknown { depends_on }, writes)
     }
 
@@ -282,25 +279,43 @@ impl<'l> Host<'l> {
         changes: Option<&[String]>,
         reads: Option<&[String]>,
     ) -> Footprint {
-        let becoming = self.becoming(step);
-        let user = becoming.as_ref().map(|becoming| becoming.user.clone());
-        let becomes = becoming.is_some() && !self.became.contains(&user);
-        let mut footprint = footprint::of(step.kind, params, becomes, changes, reads);
+        let user = self.becoming(step).map(|becoming| becoming.user);
+        let by = By {
+            becomes: user.is_some() && !self.became.contains(&user),
+            root: match &user {
+                Some(user) => user == "root",
+                None => self.facts.get("uid").is_some_and(|uid| *uid == Data::from(0)),
+            },
+        };
+        let mut footprint = footprint::of(step.kind, params, by, changes, reads);
+        for known in &self.known {
+            footprint.follow(&known.writes);
+        }
         footprint.resolve(&|path| self.places.get(&(user.clone(), path.to_owned())).map(String::as_str));
         footprint
     }
 
-    /// The same of a step that cannot be rendered yet. What is a template there may be anything.
+    /// The same of a step that cannot be rendered yet. Results of earlier steps are no help, for they may be other ones when
+    /// it runs: what is a template then may be anything.
     pub(super) fn rough_footprint(&self, step: &Step) -> Footprint {
+        let context = self.context(step, None);
+        let rough = |node: &Node| {
+            let mut refers = false;
+            node.each_text(&mut |_, text| refers |= template::is_one(text) && text.contains("results"));
+            let rendered = if refers { None } else { self.rendered(node, &context).ok() };
+            rendered.unwrap_or_else(|| node.clone())
+        };
         let texts = |node: &Option<Node>| {
             node.as_ref().map(|node| {
                 let mut texts = Vec::new();
-                node.each_text(&mut |_, text| texts.push(text.to_owned()));
+                rough(node).each_text(&mut |_, text| texts.push(text.to_owned()));
                 texts
             })
         };
         let (changes, reads) = (texts(&step.changes), texts(&step.reads));
-        self.footprint(step, &step.params.to_json(), changes.as_deref(), reads.as_deref())
+        let members = step.params.map().unwrap_or_default().iter();
+        let params = members.map(|(name, node)| (name.text.clone(), rough(node).to_json())).collect();
+        self.footprint(step, &serde_json::Value::Object(params), changes.as_deref(), reads.as_deref())
     }
 
     fn wrong(&self, at: usize, problems: Vec<Problem>) -> Decision {
