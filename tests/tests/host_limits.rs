@@ -4,11 +4,10 @@
 mod cli_support;
 mod client_support;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use cli_support::on;
 use client_support::connect;
 use sortie_client::protocol::command::exec::{Exec, ExecResult};
-use sortie_client::protocol::command::file_write::FileWrite;
 use sortie_client::protocol::command::pkg_ensure::PkgEnsure;
 use sortie_client::protocol::message::{Become, Done, ErrorFrame};
 use sortie_client::protocol::{CommandSpec, ErrorCode, ResourceLimits, Usage};
@@ -213,9 +212,12 @@ async fn the_command_shows_limits_and_usage(kind: Kind) -> Result<()> {
 
 #[cfg(feature = "every-kind")]
 mod machine {
-    use super::*;
+    use anyhow::ensure;
+    use sortie_client::protocol::command::file_write::FileWrite;
     use sortie_tests::host::Machine;
     use sortie_tests::require_machine;
+
+    use super::*;
 
     /// One machine for all of it: it takes half a minute to come up.
     #[tokio::test]
