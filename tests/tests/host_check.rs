@@ -35,6 +35,18 @@ fn questions(kind: Kind, command: CommandType) -> Vec<(Value, Value)> {
             ),
             changed(json!({"path": "/srv/a/b/c", "content": "new\n", "create": true})),
         ],
+        CommandType::FileRemove => vec![
+            changed(json!({"path": "/etc/motd"})),
+            changed(json!({"path": "/etc/kit", "recursive": true})),
+        ],
+        CommandType::DirEnsure => vec![
+            changed(json!({"path": "/srv/a/b", "mode": "2750", "owner": "1"})),
+            changed(json!({"path": "/etc/kit", "recursive": true, "group": "1", "file_mode": "0600"})),
+        ],
+        CommandType::LinkEnsure => vec![
+            changed(json!({"path": "/etc/link", "target": "x"})),
+            changed(json!({"path": "/etc/motd", "target": "x", "force": true})),
+        ],
         CommandType::PkgEnsure | CommandType::SudoersEnsure | CommandType::SshdHarden
             if kind == Kind::Busybox =>
         {
@@ -81,6 +93,7 @@ async fn a_check_changes_nothing_of_the_whole_file_system(kind: Kind) -> Result<
     let host = lab
         .host(kind)
         .file("/etc/motd", "old\n", 0o644)
+        .file("/etc/kit/sub/conf", "x\n", 0o644)
         .file("/etc/systemd/system/kit.service", unit, 0o644)
         .start()
         .await?;
