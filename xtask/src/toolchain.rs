@@ -23,6 +23,10 @@ const IMMEDIATE_ABORT_SINCE: u32 = 92;
 /// The first minor version whose musl (1.2.5) relocates itself by packed relocations.
 const PACKED_RELOCATIONS_SINCE: u32 = 93;
 
+/// Leaves the tables for unwinding out of what is linked.
+const NO_UNWINDING: &[u8] =
+    b"SECTIONS { /DISCARD/ : { *(.eh_frame) *(.gcc_except_table .gcc_except_table.*) } } INSERT AFTER .text;\n";
+
 /// A cargo and a rustc that belong together.
 #[derive(Debug, Clone)]
 pub(crate) struct Toolchain {
@@ -194,6 +198,14 @@ impl Way {
                 flags.push("-Clink-arg=--bp-compression-sort=both".into());
                 if self.toolchain.minor >= PACKED_RELOCATIONS_SINCE {
                     flags.push("-Clink-arg=--pack-dyn-relocs=relr".into());
+                }
+                if !self.std_rebuilt {
+                    // rustup's library brings its tables for unwinding, which an aborting program never does: a sixth of
+                    // it. Without them a panic says where it was, and shows no backtrace.
+                    let script = workspace.tools_dir().join("no-unwinding.ld");
+                    write_if_changed(&script, NO_UNWINDING)?;
+                    flags.push("-Clink-arg=--no-eh-frame-hdr".into());
+                    flags.push(format!("-Clink-arg={}", script.display()));
                 }
                 Some("rust-lld".into())
             }
