@@ -58,7 +58,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     bench.table.row(
         &format!("{name}: stripped / gzip"),
         &format!("{:.0} / {:.0} KiB", kib(bytes.len()), kib(packed.len())),
-        "≤ 448 / ≤ 220 KiB",
+        "≤ 704 / ≤ 340 KiB",
     );
 
     let mut ready = Sample::default();
