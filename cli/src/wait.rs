@@ -23,8 +23,8 @@ pub(crate) struct Arguments {
     /// What to wait for
     #[arg(value_name = "KIND")]
     kind: Kind,
-    /// [HOST:]PORT as the host reaches it, a path, or a unit or service
-    #[arg(value_name = "WHAT")]
+    /// As a user writes it.
+    #[arg(value_name = "WHAT", help = "[HOST:]PORT as the host reaches it, a path, or a unit or service")]
     what: String,
     /// open or closed; present or absent; active, inactive or failed [default: the first of them]
     #[arg(value_name = "STATE")]
