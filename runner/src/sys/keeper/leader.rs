@@ -89,7 +89,7 @@ pub(super) fn start_leader(plan: &Plan<'_>, keeper: pid_t) -> pid_t {
 /// Becomes the program, or says why not.
 ///
 /// # Safety
-/// Only after a fork; see [`raw_fork`].
+/// Only after a fork; see [`raw_fork`](super::raw_fork).
 unsafe fn become_leader(plan: &Plan<'_>, keeper: pid_t) -> ! {
     let failed = |step| -> ! {
         tell_start_failed(plan.status, step);
