@@ -68,7 +68,7 @@ async fn prepared(lab: &Lab, kind: Kind) -> Result<Host> {
         .host(kind)
         .name("web1")
         .file("/etc/motd", "old\n", 0o644)
-        .file("/etc/profile", "# as it came\n", 0o644)
+        .file("/etc/kit/profile", "# as it came\n", 0o644)
         .file("/etc/kit/same", "same\n", 0o644)
         .file("/etc/kit/lines", "one\ntwo\n", 0o644)
         .file("/etc/kit/doomed", "kept\ndoomed line\n", 0o644)

@@ -47,6 +47,19 @@ fn questions(kind: Kind, command: CommandType) -> Vec<(Value, Value)> {
             changed(json!({"path": "/etc/link", "target": "x"})),
             changed(json!({"path": "/etc/motd", "target": "x", "force": true})),
         ],
+        CommandType::LineEnsure => vec![
+            changed(json!({"path": "/etc/motd", "line": "new", "backup": true})),
+            changed(json!({"path": "/srv/lines", "block": "new", "create": true})),
+        ],
+        CommandType::IniEnsure => vec![changed(json!({
+            "path": "/etc/systemd/system/kit.service", "section": "Service", "option": "Nice", "value": "1",
+        }))],
+        CommandType::ArchiveUnpack => vec![changed(json!({"archive": "/root/kit.tar", "path": "/srv/kit"}))],
+        CommandType::Facts => vec![(json!({"sets": ["all"]}), json!({}))],
+        CommandType::WaitFor => vec![
+            (json!({"path": "/etc/motd"}), json!({"waited": false})),
+            (json!({"path": "/never"}), json!({"waited": true})),
+        ],
         CommandType::PkgEnsure | CommandType::SudoersEnsure | CommandType::SshdHarden
             if kind == Kind::Busybox =>
         {
@@ -64,7 +77,7 @@ fn questions(kind: Kind, command: CommandType) -> Vec<(Value, Value)> {
             vec![changed(json!({"user": "root", "commands": ["/bin/true"], "state": "present"}))]
         }
         CommandType::SshdHarden => vec![changed(json!({"disable_password_auth": true}))],
-        _ => vec![],
+        other => panic!("{other:?} is not tried"),
     }
 }
 
@@ -97,6 +110,7 @@ async fn a_check_changes_nothing_of_the_whole_file_system(kind: Kind) -> Result<
         .file("/etc/systemd/system/kit.service", unit, 0o644)
         .start()
         .await?;
+    host.sh("tar -C /etc -cf /root/kit.tar motd hostname").await?.fine()?;
     let session = connect(&host.access("root")).await?;
     if kind != Kind::Busybox {
         session.run(PkgEnsure { update_cache: true, ..PkgEnsure::present(["th-lib"]) }).await?;

@@ -273,11 +273,7 @@ fn of_command(kind: CommandType, params: &Value) -> Footprint {
         }
         CommandType::FileRemove => Footprint { reads: path(), writes: path() },
         CommandType::WaitFor => Footprint { reads: Part::everything(), writes: Part::default() },
-        CommandType::FileWrite
-        | CommandType::LineEnsure
-        | CommandType::IniEnsure
-        | CommandType::DirEnsure
-        | CommandType::LinkEnsure => {
+        CommandType::FileWrite | CommandType::LineEnsure | CommandType::IniEnsure => {
             let mut reads = path();
             if given("owner") || given("group") {
                 ACCOUNTS.iter().for_each(|path| reads.add(path));
