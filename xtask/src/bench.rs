@@ -12,6 +12,9 @@ use crate::{build_cli, dist, process, setup};
 pub(crate) struct Arguments {
     /// How often each short thing is run [default: the bench's own]
     runs: Option<u32>,
+    /// Only this part
+    #[arg(value_parser = ["runner", "connect", "stream", "become", "apply"])]
+    part: Option<String>,
 }
 
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
@@ -25,7 +28,8 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     process::run(workspace.cargo().args(build).args(["--bins", "--example", "bench"]))?;
     let release = workspace.target_dir.join("release");
     let mut bench = process::command(release.join("examples/bench"));
-    bench.args(arguments.runs.map(|runs| runs.to_string()));
+    bench.args(arguments.runs.map(|runs| runs.to_string())).args(&arguments.part);
     bench.env("SORTIE_BIN", sortie).env("SORTIE_TESTHOST", release.join("sortie-testhost"));
+    bench.env("SORTIE_BENCH_PEERS", workspace.target_dir.join("bench-peers"));
     process::run(bench.env("SORTIE_TEST_RUNNERS", runners))
 }
