@@ -92,6 +92,12 @@ async fn prepared(lab: &Lab, kind: Kind) -> Result<Host> {
     Ok(host)
 }
 
+/// All of it, but for where the runner lies for a moment on hosts that let nothing run from memory.
+fn snapshot(host: &Host) -> Result<Snapshot> {
+    let snapshot = host.snapshot()?;
+    Ok(if host.kind() == Kind::OpenRc { snapshot.without(&[("/tmp", "the runner's")]) } else { snapshot })
+}
+
 #[track_caller]
 fn assert_same(before: &Snapshot, after: &Snapshot, what: &str) {
     assert_eq!(before.difference(after), "", "{what}");
@@ -101,9 +107,9 @@ for_each_kind!(a_check_of_sixty_steps_says_exactly_what_the_run_then_does: Debia
 async fn a_check_of_sixty_steps_says_exactly_what_the_run_then_does(kind: Kind) -> Result<()> {
     let lab = Lab::start().await?;
     let host = prepared(&lab, kind).await?;
-    let fresh = host.snapshot()?;
+    let fresh = snapshot(&host)?;
     let (said_of, shown) = apply(&host, &["--check", "--diff"]).await?;
-    assert_same(&fresh, &host.snapshot()?, "a check changed something");
+    assert_same(&fresh, &snapshot(&host)?, "a check changed something");
     assert!(shown.contains("+++ /etc/motd"), "{shown}");
     assert!(!shown.contains("withheld"), "the check shows what is sensitive: {shown}");
     let every: BTreeSet<&str> = CommandType::ALL.iter().map(|command| command.name()).collect();
@@ -130,13 +136,13 @@ async fn a_check_of_sixty_steps_says_exactly_what_the_run_then_does(kind: Kind) 
         assert!(unknown.contains(id), "{id} depends on what comes of another step: {:?}", said_of[*id]);
     }
     assert!(unknown.len() < 30, "so much is not known that a check is of no use: {unknown:?}");
-    let changed = host.snapshot()?;
+    let changed = snapshot(&host)?;
 
     let (again, _) = apply(&host, &["--diff"]).await?;
     assert_eq!(of(&again, "changed"), BTreeSet::new(), "a second run changes");
-    assert_same(&changed, &host.snapshot()?, "a second run changed something");
+    assert_same(&changed, &snapshot(&host)?, "a second run changed something");
     let (check, _) = apply(&host, &["--check", "--diff"]).await?;
     assert_eq!(check, again, "a check where all is done differs from a run");
-    assert_same(&changed, &host.snapshot()?, "a second check changed something");
+    assert_same(&changed, &snapshot(&host)?, "a second check changed something");
     Ok(())
 }
