@@ -468,7 +468,11 @@ impl Loader<'_> {
         if name == id {
             return format!("{shown} is this step itself");
         }
-        let hint = meant(name, self.ids.keys().map(String::as_str));
+        let cut = self.ids.keys().find(|id| id.strip_prefix(name).is_some_and(|rest| rest.starts_with('-')));
+        let hint = match cut {
+            Some(id) => format!("; an id with - in it is written results['{id}']"),
+            None => meant(name, self.ids.keys().map(String::as_str)),
+        };
         format!("no step before this one has the id {shown}{hint}")
     }
 

@@ -51,9 +51,7 @@ impl References {
 
     fn of(env: &Environment<'_>, source: &str, names: impl IntoIterator<Item = String>) -> Self {
         let mut references = Self::default();
-        let lenient = ["default(", "default (", "d(", "is defined", "is not defined", "is undefined"]
-            .iter()
-            .any(|mark| source.contains(mark));
+        let lenient = asks_what_is_defined(source);
         for name in names {
             let mut parts = name.split('.');
             match (parts.next().unwrap_or_default(), parts.next()) {
@@ -70,6 +68,11 @@ impl References {
                 (name, _) => {
                     references.variables.insert(name.to_owned());
                 }
+            }
+        }
+        if references.any_result {
+            for id in quoted_ids(source) {
+                references.results.entry(id.to_owned()).or_default();
             }
         }
         references
@@ -107,6 +110,7 @@ impl Templates {
 
     /// Looks at an expression without braces, and gives what it refers to.
     pub(super) fn check(&self, expression: &str) -> Result<References, String> {
+        not_too_deep([expression])?;
         let compiled =
             self.env.compile_expression_owned(expression.to_owned()).map_err(|error| said(&error))?;
         Ok(References::of(&self.env, expression, compiled.undeclared_variables(true)))
@@ -114,6 +118,7 @@ impl Templates {
 
     /// The expression that a text consists of, if it is one: its value keeps its type.
     fn expression_in<'t>(&self, text: &'t str) -> Option<&'t str> {
+        not_too_deep([text]).ok()?;
         let inner = text.strip_prefix("{{")?.strip_suffix("}}")?;
         let inner = inner.strip_prefix('-').unwrap_or(inner);
         let inner = inner.strip_suffix('-').unwrap_or(inner);
@@ -154,10 +159,60 @@ impl Templates {
         if let Some(tag) = refers_to_another(text) {
             return Err(format!("{tag}: a template cannot refer to others"));
         }
+        not_too_deep(tags(text))?;
         self.env.add_template_owned(text.to_owned(), text.to_owned()).map_err(|error| said(&error))?;
         let template = self.env.get_template(text).map_err(|error| said(&error))?;
         Ok(References::of(&self.env, text, template.undeclared_variables(true)))
     }
+}
+
+/// What stands in the braces of a template.
+fn tags(text: &str) -> impl Iterator<Item = &str> {
+    let openings = text.match_indices(['{']).filter(|(at, _)| text[at + 1..].starts_with(['{', '%']));
+    openings.map(|(at, _)| {
+        let rest = &text[at + 2..];
+        &rest[..rest.find(['}', '%']).unwrap_or(rest.len())]
+    })
+}
+
+/// Most signs in a row before a value. The parser calls itself for each, without a limit of its own.
+const MOST_SIGNS: usize = 100;
+
+fn not_too_deep<'t>(expressions: impl IntoIterator<Item = &'t str>) -> Result<(), String> {
+    for expression in expressions {
+        let mut signs = 0;
+        for word in expression.split_inclusive(|c: char| c == '-' || c.is_whitespace()).map(str::trim) {
+            signs = if matches!(word, "" | "-" | "not") { signs + usize::from(!word.is_empty()) } else { 0 };
+            if signs > MOST_SIGNS {
+                return Err(format!("more than {MOST_SIGNS} signs before a value"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a template may use names that are nowhere defined.
+fn asks_what_is_defined(source: &str) -> bool {
+    let parts = if is_one(source) { tags(source).collect() } else { vec![source] };
+    parts.into_iter().any(|part| {
+        ["is defined", "is not defined", "is undefined"].iter().any(|test| part.contains(test))
+            || ["default", "d"].iter().any(|filter| {
+                let filters = part.split('|').skip(1);
+                filters
+                    .filter_map(|rest| rest.trim_start().strip_prefix(filter))
+                    .any(|rest| rest.trim_start().starts_with('('))
+            })
+    })
+}
+
+/// Ids by which results are looked up in brackets, where they are written out.
+fn quoted_ids(source: &str) -> impl Iterator<Item = &str> {
+    source.split("results[").skip(1).filter_map(|rest| {
+        let rest = rest.trim_start();
+        let quote = rest.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
+        let (id, rest) = rest[1..].split_once(quote)?;
+        rest.trim_start().starts_with(']').then_some(id)
+    })
 }
 
 /// The tag by which a template refers to another one. Each stands alone here, so that all that it needs is known before
@@ -271,6 +326,37 @@ mod tests {
     }
 
     #[test]
+    fn an_expression_is_no_deeper_than_its_parser_can_bear() {
+        let mut templates = Templates::new();
+        for sign in ["not ", "-", "- "] {
+            let deep = sign.repeat(100_000);
+            for error in [
+                templates.check(&format!("{deep}x")).unwrap_err(),
+                templates.add(&format!("{{{{ {deep}x }}}}")).unwrap_err(),
+                templates.add(&format!("a {{% if {deep}x %}}{{% endif %}}")).unwrap_err(),
+            ] {
+                assert!(error.contains("signs"), "{error}");
+            }
+        }
+        assert!(templates.check(&format!("{}(x)", "(".repeat(100_000))).is_err());
+        assert!(templates.add(&format!("{} {{{{ 1 }}}}", "-".repeat(1000))).is_ok());
+    }
+
+    #[test]
+    fn only_what_asks_may_use_what_is_not_defined() {
+        let mut templates = Templates::new();
+        for (text, strict) in [
+            ("{{ x | default(1) }}", false),
+            ("{{ x|d ('y') }}", false),
+            ("{% if x is not defined %}{% endif %}", false),
+            ("see find(1) or add(2): {{ x }}", true),
+            ("{{ x | upper }} | d(", true),
+        ] {
+            assert_eq!(templates.add(text).unwrap().variables.contains("x"), strict, "{text}");
+        }
+    }
+
+    #[test]
     fn references_are_told_apart() {
         let mut templates = Templates::new();
         let text = "{{ a }} {{ results.x.stdout }} {{ results.y }} {{ facts.os_id }} {{ host.name }} \
@@ -281,6 +367,8 @@ mod tests {
         assert!(found.results["y"].is_empty() && !found.any_result);
         assert_eq!(found.facts, ["os_id".to_owned()].into());
         assert!(templates.add("{{ results[a] }}").unwrap().any_result);
+        let quoted = templates.add("{{ results['my-id'].stdout }}{{ results[ \"b\" ] }}").unwrap();
+        assert_eq!(quoted.results.keys().collect::<Vec<_>>(), ["b", "my-id"]);
         assert!(templates.add("{{ b | default(1) }}").unwrap().variables.is_empty());
     }
 }
