@@ -272,6 +272,8 @@ impl Job {
 
     /// Makes the keeper known, so that [`Self::end`] reaches it.
     pub(crate) fn set_keeper(&self, keeper: &Arc<Keeper>) {
+        // A command may run programs for as long as it likes; one keeper at most waits for its end.
+        self.reap_keepers();
         let mut state = self.lock();
         state.keeper = Some(Arc::clone(keeper));
         if let Some(ended) = state.ending.filter(|_| state.critical == 0) {

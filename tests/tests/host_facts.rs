@@ -465,6 +465,13 @@ async fn waiting_ends_at_once_when_it_is_to_and_says_what_it_saw(kind: Kind) -> 
     assert!(error.message.contains("(timeout)") && error.details.contains_key("seen"), "{error:?}");
     let error = refused(session.run(WaitFor::path("/root/x")).await, &ErrorCode::PermissionDenied)?;
     assert!(error.message.contains("/root/x"), "{error:?}");
+    // However often it looks, it takes no more of the host than the first time.
+    let mut often = session.start(WaitFor::unit("none-such").interval_ms(10)).await?;
+    often.next_event().await.context("a word while it waits")?;
+    let zombies = host.sh("grep -l '^State:.Z' /proc/[0-9]*/status | wc -l").await?.fine()?;
+    assert!(zombies.trim().parse::<u32>()? <= 3, "{zombies}");
+    often.canceller().cancel(None);
+    refused(often.wait().await.map(|done| done.result), &ErrorCode::Cancelled)?;
     session.close().await?;
 
     let ended = on(&access, "wait").args(["path", "/nowhere", "--timeout", "1"]).run().await?.ended_with(124);
