@@ -30,9 +30,12 @@ pub(crate) struct Arguments {
     /// Build for this target alone; may be repeated
     #[arg(long = "target", value_name = "TARGET", value_parser = Target::parse)]
     targets: Vec<Target>,
-    /// Rebuild the standard library for size also where rustup's is there (needs rust-src)
+    /// Make no runner where the standard library cannot be rebuilt for size, instead of a larger one (needs rust-src)
     #[arg(long)]
     small: bool,
+    /// Take the ordinary standard library, which is half as large again
+    #[arg(long, conflicts_with = "small")]
+    ordinary: bool,
     /// Take this way of building only, instead of the first that works
     #[arg(long, value_enum)]
     way: Option<WayKind>,
@@ -41,7 +44,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// This target alone, the first way that works.
     pub(crate) fn only(target: Target, small: bool) -> Self {
-        Self { targets: vec![target], small, way: None }
+        Self { targets: vec![target], small, ordinary: !small, way: None }
     }
 }
 
@@ -71,12 +74,12 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let targets = if arguments.targets.is_empty() { &SHIPPED[..] } else { &arguments.targets };
     let directory = workspace.dist_dir();
     let ways = Ways::look(workspace)?;
+    let small = arguments.small || !arguments.ordinary && ways.has_source();
     let mut made = Vec::new();
     let mut failed = 0;
     for target in targets {
-        let runner = ways
-            .find(*target, arguments.small, arguments.way)
-            .and_then(|way| make(workspace, &way, &directory));
+        let runner =
+            ways.find(*target, small, arguments.way).and_then(|way| make(workspace, &way, &directory));
         match runner {
             Ok(runner) => made.push(runner),
             Err(error) => {

@@ -135,7 +135,7 @@ pub(crate) fn for_dist(workspace: &Workspace) -> Result<Missing> {
     missing.extend(ensure_ways(workspace, &SHIPPED, &mut apt)?);
     if !add_library_source(workspace)? {
         missing.push(
-            "dist --small needs the source of the standard library\n  rustup component add rust-src".into(),
+            "without the source of the standard library dist makes larger runners\n  rustup component add rust-src".into(),
         );
     }
     Ok(missing)
