@@ -7,6 +7,8 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+use sha2::{Digest, Sha256};
+
 /// Five; more rounds gain some tens of bytes.
 const PACKING_ROUNDS: NonZeroU64 = NonZeroU64::MIN.saturating_add(4);
 
@@ -20,8 +22,11 @@ fn main() -> io::Result<()> {
         for (target, path) in runners(&directory)? {
             println!("cargo:rerun-if-changed={}", path.display());
             let packed = out.join(format!("{target}.gz"));
-            pack(&path, &packed)?;
-            writeln!(table, "({target:?}, include_bytes!({packed:?})),").map_err(io::Error::other)?;
+            let runner = fs::read(&path)?;
+            pack(&runner, &packed)?;
+            let (len, sha256) = (runner.len(), <[u8; 32]>::from(Sha256::digest(&runner)));
+            writeln!(table, "({target:?}, {len}, {sha256:?}, include_bytes!({packed:?})),")
+                .map_err(io::Error::other)?;
         }
     }
     table.push(']');
@@ -46,7 +51,7 @@ fn runners(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 }
 
 /// Without a time or a name in it, so that the same runner always gives the same bytes.
-fn pack(from: &Path, to: &Path) -> io::Result<()> {
+fn pack(runner: &[u8], to: &Path) -> io::Result<()> {
     let options = zopfli::Options { iteration_count: PACKING_ROUNDS, ..zopfli::Options::default() };
-    zopfli::compress(options, zopfli::Format::Gzip, &*fs::read(from)?, fs::File::create(to)?)
+    zopfli::compress(options, zopfli::Format::Gzip, runner, fs::File::create(to)?)
 }

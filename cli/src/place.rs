@@ -174,7 +174,7 @@ pub(crate) fn runner_set(directory: Option<&Path>) -> anyhow::Result<RunnerSet> 
         Some(directory) => {
             RunnerSet::from_dir(directory).map_err(|error| usage(format!("--runners: {error}")))?
         }
-        None => match runners::embedded()? {
+        None => match runners::embedded() {
             set if set.iter().next().is_some() => set,
             _ => beside_executable()?,
         },

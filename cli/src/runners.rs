@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use sortie_client::{Machine, Runner, RunnerSet};
+use sortie_protocol::Sha256Hex;
 
 use crate::place;
 use crate::report::{self, Event, Style};
 
-/// Targets and gzip files, from the build script.
-const EMBEDDED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/runners.rs"));
+/// Targets, bytes, digests and gzip files, from the build script.
+const EMBEDDED: &[(&str, usize, [u8; 32], &[u8])] = include!(concat!(env!("OUT_DIR"), "/runners.rs"));
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -34,7 +35,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<i32> {
     for (machine, runner) in set.iter() {
         reporter.show(Event::Runner {
             target: machine.target().to_owned(),
-            bytes: runner.bytes().len(),
+            bytes: runner.len(),
             gzip_bytes: runner.gzip().len(),
             sha256: runner.sha256().to_owned(),
         });
@@ -44,19 +45,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<i32> {
 }
 
 /// Those that were built into this program.
-pub(crate) fn embedded() -> anyhow::Result<RunnerSet> {
+pub(crate) fn embedded() -> RunnerSet {
     let mut set = RunnerSet::new();
     for &machine in Machine::ALL {
         // Best first: of two for the same machine the first is taken.
         let found =
-            machine.targets().iter().find_map(|target| EMBEDDED.iter().find(|(name, _)| name == target));
-        if let Some(&(target, gzip)) = found {
-            let runner = Runner::from_gzip(gzip)
-                .with_context(|| format!("the runner for {target} in this program"))?;
-            set.insert(machine, runner);
+            machine.targets().iter().find_map(|target| EMBEDDED.iter().find(|(name, ..)| name == target));
+        if let Some(&(_, len, sha256, gzip)) = found {
+            set.insert(machine, Runner::packed(gzip, len, Sha256Hex::from_bytes(&sha256)));
         }
     }
-    Ok(set)
+    set
 }
 
 fn extract(set: &RunnerSet, directory: &Path) -> io::Result<()> {

@@ -93,7 +93,9 @@ impl fmt::Display for Machine {
 
 /// One runner binary.
 pub struct Runner {
-    bytes: Bytes,
+    /// Of one that was packed beforehand, only once it is wanted.
+    bytes: OnceLock<Bytes>,
+    len: usize,
     sha256: Sha256Hex,
     gzip: OnceLock<Bytes>,
 }
@@ -104,20 +106,23 @@ impl Runner {
     pub fn new(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         let sha256 = Sha256Hex::from_bytes(&Sha256::digest(&bytes).into());
-        Self { bytes, sha256, gzip: OnceLock::new() }
+        Self { len: bytes.len(), bytes: bytes.into(), sha256, gzip: OnceLock::new() }
     }
 
-    /// A runner that was compressed beforehand, as a program embeds it: nothing is left to compress while a host waits.
+    /// A runner that a build script packed, and of which it noted length and digest: it is unpacked only for a host without
+    /// gzip. Neither is looked at again here; the host compares the digest, and the session refuses a runner that says another.
+    #[must_use]
+    pub fn packed(gzip: impl Into<Bytes>, len: usize, sha256: Sha256Hex) -> Self {
+        Self { bytes: OnceLock::new(), len, sha256, gzip: gzip.into().into() }
+    }
+
+    /// A runner that was compressed beforehand: nothing is left to compress while a host waits.
     ///
     /// # Errors
     /// `gzip` is not gzip, or too large.
     pub fn from_gzip(gzip: impl Into<Bytes>) -> io::Result<Self> {
         let gzip = gzip.into();
-        let mut bytes = Vec::new();
-        GzDecoder::new(&gzip[..]).take(LARGEST + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > LARGEST {
-            return Err(io::Error::other(format!("more than {LARGEST} bytes are no runner")));
-        }
+        let bytes = unpacked(&gzip)?;
         let runner = Self::new(bytes);
         // Empty until now, so this takes it.
         let _ = runner.gzip.set(gzip);
@@ -130,10 +135,24 @@ impl Runner {
         self.sha256.as_str()
     }
 
+    /// Bytes of the binary.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is nothing in it, and so no runner.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The binary.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+        // Were it damaged it would be empty, which no host takes for what its digest says.
+        self.bytes
+            .get_or_init(|| self.gzip.get().and_then(|gzip| unpacked(gzip).ok()).unwrap_or_default().into())
     }
 
     /// The binary in gzip format; compressed the first time, which takes some tens of milliseconds.
@@ -142,7 +161,7 @@ impl Runner {
         self.gzip.get_or_init(|| {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
             // Writing to a Vec cannot fail; were it to, the payload would be empty and the host would say so.
-            let written = encoder.write_all(&self.bytes);
+            let written = encoder.write_all(self.bytes());
             debug_assert!(written.is_ok());
             encoder.finish().unwrap_or_default().into()
         })
@@ -151,7 +170,7 @@ impl Runner {
 
 impl fmt::Debug for Runner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Runner {{ {} bytes, {} }}", self.bytes.len(), self.sha256)
+        write!(f, "Runner {{ {} bytes, {} }}", self.len, self.sha256)
     }
 }
 
@@ -220,6 +239,15 @@ impl RunnerSet {
     }
 }
 
+fn unpacked(gzip: &[u8]) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    GzDecoder::new(gzip).take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(io::Error::other(format!("more than {LARGEST} bytes are no runner")));
+    }
+    Ok(bytes)
+}
+
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let metadata = match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -276,5 +304,10 @@ mod tests {
         assert_eq!(runner.sha256(), "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
         let again = Runner::from_gzip(runner.gzip().clone()).unwrap();
         assert_eq!((again.bytes(), again.sha256()), (runner.bytes(), runner.sha256()));
+        let packed =
+            Runner::packed(runner.gzip().clone(), 5, Sha256Hex::from_bytes(&Sha256::digest(b"hello").into()));
+        assert_eq!((packed.len(), packed.sha256()), (5, runner.sha256()));
+        assert!(packed.bytes.get().is_none(), "not before it is wanted");
+        assert_eq!(packed.bytes(), runner.bytes());
     }
 }

@@ -269,7 +269,7 @@ impl Talk<'_> {
         } else {
             let (packing, payload) =
                 if probe.gzip { ("gzip", runner.gzip()) } else { ("raw", runner.bytes()) };
-            let header = format!("{packing} {} {} {digest}\n", payload.len(), runner.bytes().len());
+            let header = format!("{packing} {} {} {digest}\n", payload.len(), runner.len());
             self.send(header.into()).await?;
             self.send(payload.clone()).await?;
             let rest = Bytes::from([self.token.as_bytes(), b"\n", &early].concat());
