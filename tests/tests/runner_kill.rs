@@ -174,7 +174,8 @@ impl Change {
                 );
                 // Where programs are run it may be one of them, or its keeper, that was killed: that is told, and nothing has changed.
                 let program = answer.as_ref().is_some_and(|answer| {
-                    answer["data"]["code"] == "INTERNAL" || answer["data"]["code"] == "EXEC_FAILED"
+                    self.command == "archive_unpack"
+                        && (answer["data"]["code"] == "INTERNAL" || answer["data"]["code"] == "EXEC_FAILED")
                 });
                 if program {
                     assert_eq!(after, before, "a program killed at {call} {count}");
