@@ -21,6 +21,7 @@ mod local;
 pub mod ssh;
 mod ssh_auth;
 mod ssh_connect;
+mod ssh_hostkey;
 mod ssh_options;
 
 pub use command::Command;

@@ -17,7 +17,7 @@ use russh::keys::{HashAlg, PrivateKeyWithHashAlg, signature::Signer as _, ssh_en
 use russh::{MethodKind, MethodSet};
 use tokio::net::UnixStream;
 
-use super::ssh::Handler;
+use super::ssh_hostkey::Handler;
 use super::ssh_options::{Identity, SshOptions};
 use crate::error::Error;
 use crate::secret::{Question, Secret};
