@@ -77,6 +77,7 @@ fn guard(server: i32, mut signals: Signals, alive: &OwnedFd, pipe: &OwnedFd) -> 
         fd::replace_stdio(number, &null)?;
     }
     drop(null);
+    process::give_back_code();
     let mut status = None;
     let mut all_gone = false;
     let mut orders = Orders::default();
