@@ -151,9 +151,7 @@ fn ssh_settings(options: &Connection) -> anyhow::Result<SshSettings> {
         ssh.user_known_hosts = Some(vec![file.clone()]);
         ssh.global_known_hosts = Some(Vec::new());
     }
-    if let Some(limit) = options.connect_timeout {
-        ssh.connect_timeout = limit;
-    }
+    ssh.connect_timeout = options.connect_timeout;
     ssh.secrets = Arc::new(Keyring::new(options)?);
     Ok(ssh)
 }

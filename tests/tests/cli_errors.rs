@@ -215,8 +215,8 @@ async fn a_configuration_file_is_obeyed_and_its_mistakes_are_named() -> Result<(
     fs::write(&config, host.access().ssh_config("web"))?;
     let call = || exec_true(sortie("exec").arg("-F").arg(&config).args(["--batch", "-H", "web"]));
     call().run().await?.fine();
-    fs::write(&config, format!("{}  ProxyJump bastion\n", host.access().ssh_config("web")))?;
-    call().run().await?.ended_with(255).says(&["ProxyJump", "line 10", config.to_str().unwrap()]);
+    fs::write(&config, format!("{}  RemoteCommand id\n", host.access().ssh_config("web")))?;
+    call().run().await?.ended_with(255).says(&["RemoteCommand", "line 10", config.to_str().unwrap()]);
     Ok(())
 }
 

@@ -295,7 +295,7 @@ async fn what_is_no_ssh_server_is_unreachable() -> Result<()> {
     });
     let target = Target::parse(&format!("nobody@127.0.0.1:{port}"))?;
     let client = |limit| {
-        let ssh = SshSettings { connect_timeout: limit, ..SshSettings::default() };
+        let ssh = SshSettings { connect_timeout: Some(limit), ..SshSettings::default() };
         sortie_client::Client::builder().ssh(ssh).build()
     };
     let connect = |limit| {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use russh::client::{self, Handle, Msg};
-use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect};
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Limits};
 use tokio::sync::mpsc;
 
 use super::ssh_auth::Login;
@@ -26,9 +26,6 @@ use crate::target::Target;
 
 /// Small frames that wait are sent together, up to this many bytes.
 const COALESCE: usize = 256 * 1024;
-/// A silent peer is asked whether it lives; after three unanswered questions the connection is given up. Together that
-/// is longer than a lease, so that it is the session that decides when a host is lost.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 /// For logging in while a person may be typing.
 const ATTENDED: Duration = Duration::from_secs(600);
 /// How long a connection that is no longer wanted may take to say goodbye.
@@ -134,8 +131,10 @@ impl Ssh {
         let library = Arc::new(client::Config {
             preferred,
             nodelay: true,
-            keepalive_interval: Some(KEEPALIVE),
-            keepalive_max: 3,
+            keepalive_interval: Some(options.server_alive_interval).filter(|interval| !interval.is_zero()),
+            // The library takes zero for "never give up", ssh(1) for "at once".
+            keepalive_max: options.server_alive_count_max.max(1).try_into().unwrap_or(usize::MAX),
+            limits: rekey_limits(options.rekey_limit),
             ..client::Config::default()
         });
         let shake = async {
@@ -198,6 +197,17 @@ impl Transport for Ssh {
         let asked = AtomicBool::new(self.asked.load(Ordering::Relaxed));
         Some(Arc::new(Self { options, known_port: self.known_port, asked }))
     }
+}
+
+/// `RekeyLimit`, never above what the library takes for safe: 1 GiB and an hour.
+fn rekey_limits(configured: Option<(u64, Option<Duration>)>) -> Limits {
+    let most = Limits::default();
+    let Some((bytes, time)) = configured else { return most };
+    let bytes = match usize::try_from(bytes) {
+        Ok(bytes @ 1..) => bytes.min(most.rekey_write_limit),
+        _ => most.rekey_write_limit,
+    };
+    Limits::new(bytes, bytes, time.map_or(most.rekey_time_limit, |time| time.min(most.rekey_time_limit)))
 }
 
 /// Reads the channel to its close. Waits for nobody but the session's reader, which waits for nobody.

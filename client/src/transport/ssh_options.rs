@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::secret::{NoSecrets, Secrets};
-use crate::ssh_config::{self, ConfigSource, HostConfig, HostKeyPolicy, expand_tokens};
+use crate::ssh_config::{self, AddressFamily, ConfigSource, HostConfig, HostKeyPolicy, Proxy, expand_tokens};
 use crate::target::Target;
 
 /// What the caller sets, as in the options of ssh(1).
@@ -28,8 +28,8 @@ pub struct SshSettings {
     pub user_known_hosts: Option<Vec<PathBuf>>,
     /// Overrides `GlobalKnownHostsFile`.
     pub global_known_hosts: Option<Vec<PathBuf>>,
-    /// For address lookup, TCP and key exchange together.
-    pub connect_timeout: Duration,
+    /// For address lookup, TCP and key exchange together. Overrides `ConnectTimeout`; without either it is 15 seconds.
+    pub connect_timeout: Option<Duration>,
     /// For logging in and opening the channel, each; at least ten minutes for logging in where a person may be asked.
     pub login_timeout: Duration,
     /// The agent's socket, as in `SSH_AUTH_SOCK`.
@@ -53,7 +53,7 @@ impl Default for SshSettings {
             host_key_policy: None,
             user_known_hosts: None,
             global_known_hosts: None,
-            connect_timeout: Duration::from_secs(15),
+            connect_timeout: None,
             login_timeout: Duration::from_secs(30),
             agent_socket: None,
             home: None,
@@ -122,19 +122,96 @@ pub struct SshOptions {
     pub global_known_hosts: Vec<PathBuf>,
     /// What to do about unknown host keys.
     pub host_key_policy: HostKeyPolicy,
-    /// `KexAlgorithms` as written.
+    /// `HostKeyAlias`: the name in known_hosts and in host certificates, in place of `address` and port.
+    pub host_key_alias: Option<String>,
+    /// `HashKnownHosts`: names are added to known_hosts hashed.
+    pub hash_known_hosts: bool,
+    /// `RevokedHostKeys`: files of keys, or key revocation lists, that are never accepted.
+    pub revoked_host_keys: Vec<PathBuf>,
+    /// `HostKeyAlgorithms` as written; so all lists of algorithms.
+    pub host_key_algorithms: Option<String>,
+    /// `CASignatureAlgorithms`.
+    pub ca_signature_algorithms: Option<String>,
+    /// `KexAlgorithms`.
     pub kex_algorithms: Option<String>,
+    /// `Ciphers`.
+    pub ciphers: Option<String>,
+    /// `MACs`.
+    pub macs: Option<String>,
+    /// `RekeyLimit`: bytes, zero for the cipher's own limit, and the longest time.
+    pub rekey_limit: Option<(u64, Option<Duration>)>,
+    /// `RequiredRSASize`: the shortest RSA key that is used or accepted, in bits.
+    pub required_rsa_size: u32,
+    /// `CertificateFile`, in order. When empty, the certificates that lie beside the identities count.
+    pub certificate_files: Vec<PathBuf>,
+    /// `PreferredAuthentications`, best first; `None` for the usual order.
+    pub preferred_authentications: Option<Vec<String>>,
+    /// `PubkeyAuthentication`.
+    pub pubkey_authentication: bool,
+    /// `PubkeyAcceptedAlgorithms`.
+    pub pubkey_accepted_algorithms: Option<String>,
+    /// `PasswordAuthentication`; also false with `BatchMode`.
+    pub password_authentication: bool,
+    /// `KbdInteractiveAuthentication`; also false with `BatchMode`.
+    pub kbd_interactive_authentication: bool,
+    /// `NumberOfPasswordPrompts`: how often one thing is asked for.
+    pub password_prompts: u32,
+    /// `AddressFamily`.
+    pub address_family: AddressFamily,
+    /// `BindAddress`: the address or name of this machine to connect from.
+    pub bind_address: Option<String>,
+    /// `BindInterface`: the interface whose address is connected from.
+    pub bind_interface: Option<String>,
+    /// `ConnectionAttempts`, at least 1.
+    pub connection_attempts: u32,
     /// See [`SshSettings::connect_timeout`].
     pub connect_timeout: Duration,
+    /// `ServerAliveInterval`; zero for never.
+    pub server_alive_interval: Duration,
+    /// `ServerAliveCountMax`.
+    pub server_alive_count_max: u32,
+    /// `ProxyJump` or `ProxyCommand`.
+    pub proxy: Proxy,
     /// See [`SshSettings::login_timeout`].
     pub login_timeout: Duration,
-    /// See [`SshSettings::agent_socket`].
+    /// The agent's socket: `IdentityAgent`, or [`SshSettings::agent_socket`].
     pub agent_socket: Option<PathBuf>,
     /// See [`SshSettings::secrets`].
     pub secrets: Arc<dyn Secrets>,
     /// What a user should know.
     pub warnings: Vec<String>,
 }
+
+/// Where neither the caller nor the configuration says so.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// What `ConnectTimeout none` comes to: longer than a kernel tries to open a TCP connection.
+const NO_CONNECT_TIMEOUT: Duration = Duration::from_secs(180);
+/// A silent peer is asked whether it lives; after three unanswered questions the connection is given up. Together that
+/// is longer than a lease, so that it is the session that decides when a host is lost.
+const SERVER_ALIVE: (Duration, u32) = (Duration::from_secs(30), 3);
+/// The least that ssh(1) accepts by itself.
+const REQUIRED_RSA_SIZE: u32 = 1024;
+
+/// Keywords that are read and not yet acted upon: refused by name wherever they say anything.
+const NOT_OBEYED_YET: &[&str] = &[
+    "addressfamily",
+    "bindaddress",
+    "bindinterface",
+    "casignaturealgorithms",
+    "certificatefile",
+    "ciphers",
+    "hostkeyalgorithms",
+    "hostkeyalias",
+    "kbdinteractiveauthentication",
+    "macs",
+    "passwordauthentication",
+    "preferredauthentications",
+    "proxy",
+    "pubkeyacceptedalgorithms",
+    "pubkeyauthentication",
+    "requiredrsasize",
+    "revokedhostkeys",
+];
 
 /// Tried where nobody names a key file, best first.
 const DEFAULT_IDENTITIES: &[&str] = &["id_ed25519", "id_ecdsa", "id_rsa"];
@@ -156,6 +233,7 @@ impl SshOptions {
     }
 
     fn combine(target: &Target, settings: &SshSettings, config: HostConfig) -> Result<Self, String> {
+        refuse_what_is_not_obeyed_yet(&config)?;
         let address = config.host_name.unwrap_or_else(|| target.host().to_owned());
         let port = target.port().or(settings.port).or(config.port).unwrap_or(22);
         let user = target
@@ -165,6 +243,7 @@ impl SshOptions {
             .or(config.user)
             .or_else(|| settings.local_user.clone())
             .ok_or("nobody says as which user to log in; write user@host")?;
+        let batch_mode = config.batch_mode.unwrap_or(false);
         let home = settings.home.as_deref();
         let expand = |text: &str| {
             expand_path(text, home, |token| {
@@ -182,9 +261,22 @@ impl SshOptions {
         let expand_all =
             |texts: Vec<String>| texts.iter().map(|text| expand(text)).collect::<Result<Vec<_>, _>>();
 
+        let named = |text: &&String| !text.eq_ignore_ascii_case("none");
+        let agent_socket = match config.identity_agent.as_deref() {
+            None | Some("SSH_AUTH_SOCK") => settings.agent_socket.clone(),
+            Some(none) if none.eq_ignore_ascii_case("none") => None,
+            Some(variable) if variable.starts_with('$') && !variable.starts_with("${") => {
+                std::env::var_os(&variable[1..]).filter(|value| !value.is_empty()).map(PathBuf::from)
+            }
+            Some(path) => Some(expand(path)?),
+        };
+        let mut certificate_files = Vec::new();
+        for text in config.certificate_files.iter().filter(named) {
+            certificate_files.push(expand(text)?);
+        }
         let mut identities: Vec<Identity> =
             settings.identities.iter().map(|file| Identity { file: file.clone(), explicit: true }).collect();
-        for text in config.identity_files.iter().filter(|text| !text.eq_ignore_ascii_case("none")) {
+        for text in config.identity_files.iter().filter(named) {
             identities.push(Identity { file: expand(text)?, explicit: true });
         }
         if identities.is_empty() && config.identity_files.is_empty() {
@@ -208,6 +300,7 @@ impl SshOptions {
                 ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"].map(PathBuf::from).to_vec()
             }
         };
+        let revoked_host_keys = expand_all(config.revoked_host_keys.unwrap_or_default())?;
         Ok(Self {
             name: target.host().to_owned(),
             port,
@@ -217,15 +310,65 @@ impl SshOptions {
             user_known_hosts,
             global_known_hosts,
             host_key_policy: settings.host_key_policy.or(config.host_key_policy).unwrap_or_default(),
+            host_key_alias: config.host_key_alias,
+            hash_known_hosts: config.hash_known_hosts.unwrap_or(false),
+            revoked_host_keys,
+            host_key_algorithms: config.host_key_algorithms,
+            ca_signature_algorithms: config.ca_signature_algorithms,
             kex_algorithms: config.kex_algorithms,
-            connect_timeout: settings.connect_timeout,
+            ciphers: config.ciphers,
+            macs: config.macs,
+            rekey_limit: config.rekey_limit,
+            required_rsa_size: config.required_rsa_size.unwrap_or(REQUIRED_RSA_SIZE),
+            certificate_files,
+            preferred_authentications: config.preferred_authentications,
+            pubkey_authentication: config.pubkey_authentication.unwrap_or(true),
+            pubkey_accepted_algorithms: config.pubkey_accepted_algorithms,
+            password_authentication: !batch_mode && config.password_authentication.unwrap_or(true),
+            kbd_interactive_authentication: !batch_mode
+                && config.kbd_interactive_authentication.unwrap_or(true),
+            password_prompts: config.number_of_password_prompts.unwrap_or(3),
+            address_family: config.address_family.unwrap_or_default(),
+            bind_address: config.bind_address,
+            bind_interface: config.bind_interface,
+            connection_attempts: config.connection_attempts.unwrap_or(1),
+            connect_timeout: settings.connect_timeout.unwrap_or(match config.connect_timeout {
+                None => CONNECT_TIMEOUT,
+                Some(limit) => limit.filter(|limit| !limit.is_zero()).unwrap_or(NO_CONNECT_TIMEOUT),
+            }),
+            server_alive_interval: config.server_alive_interval.unwrap_or(SERVER_ALIVE.0),
+            server_alive_count_max: config.server_alive_count_max.unwrap_or(SERVER_ALIVE.1),
+            proxy: config.proxy.unwrap_or(Proxy::None),
             login_timeout: settings.login_timeout,
-            agent_socket: settings.agent_socket.clone(),
-            secrets: Arc::clone(&settings.secrets),
+            agent_socket,
+            // With BatchMode nobody is asked for anything.
+            secrets: if batch_mode { Arc::new(NoSecrets) } else { Arc::clone(&settings.secrets) },
             warnings: config.warnings,
             address,
         })
     }
+}
+
+fn refuse_what_is_not_obeyed_yet(config: &HostConfig) -> Result<(), String> {
+    let harmless = |name: &str| match name {
+        "addressfamily" => config.address_family == Some(AddressFamily::Any),
+        "certificatefile" => config.certificate_files.iter().all(|file| file.eq_ignore_ascii_case("none")),
+        "kbdinteractiveauthentication" => config.kbd_interactive_authentication == Some(true),
+        "passwordauthentication" => config.password_authentication == Some(true),
+        "proxy" => config.proxy == Some(Proxy::None),
+        "pubkeyauthentication" => config.pubkey_authentication == Some(true),
+        "revokedhostkeys" => config.revoked_host_keys.as_ref().is_some_and(Vec::is_empty),
+        _ => false,
+    };
+    for name in NOT_OBEYED_YET {
+        if let Some(place) = config.places.get(name).filter(|_| !harmless(name)) {
+            return Err(format!(
+                "{place}: {name} is not supported yet and would change where or how it connects; take it out for this \
+                 host, or use another file (-F)"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// `~`, then tokens. Other users' homes and environment variables are refused rather than misread.
@@ -310,6 +453,53 @@ mod tests {
         {
             assert!(resolve("h", line, |_| ()).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn what_is_not_obeyed_yet_is_refused_by_its_place() {
+        for line in ["ProxyJump bastion", "HostKeyAlias x", "Ciphers aes128-ctr", "PubkeyAuthentication no"] {
+            let error = resolve("h", &format!("\n{line}\n"), |_| ()).err().unwrap().to_string();
+            assert!(error.contains("line 2"), "{error}");
+        }
+        for line in ["ProxyJump none", "ProxyCommand none", "AddressFamily any", "PubkeyAuthentication yes"] {
+            assert!(resolve("h", line, |_| ()).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_connection_follows_the_configuration() {
+        let none = resolve("h", "", |_| ()).unwrap();
+        assert_eq!((none.connect_timeout, none.server_alive_interval), (CONNECT_TIMEOUT, SERVER_ALIVE.0));
+        let config = "ConnectTimeout 5\nServerAliveInterval 0\nServerAliveCountMax 9\nConnectionAttempts 2\n";
+        let set = resolve("h", config, |_| ()).unwrap();
+        assert_eq!((set.connect_timeout, set.connection_attempts), (Duration::from_secs(5), 2));
+        assert_eq!((set.server_alive_interval, set.server_alive_count_max), (Duration::ZERO, 9));
+        let given = resolve("h", config, |s| s.connect_timeout = Some(Duration::from_secs(1))).unwrap();
+        assert_eq!(given.connect_timeout, Duration::from_secs(1), "the caller's word comes first");
+        assert_eq!(resolve("h", "ConnectTimeout none", |_| ()).unwrap().connect_timeout, NO_CONNECT_TIMEOUT);
+    }
+
+    #[test]
+    fn an_agent_is_named_by_path_by_variable_or_not_at_all() {
+        let agent = |config: &str| {
+            let config = format!("IdentityAgent {config}");
+            resolve("h", &config, |s| {
+                (s.agent_socket, s.home) = (Some("/given".into()), Some("/home/me".into()));
+            })
+            .unwrap()
+            .agent_socket
+        };
+        assert_eq!(agent("SSH_AUTH_SOCK"), Some("/given".into()));
+        assert_eq!(agent("none"), None);
+        assert_eq!(agent("~/.agent/%h"), Some("/home/me/.agent/h".into()));
+        assert_eq!(agent("$SORTIE_NO_SUCH_VARIABLE"), None);
+    }
+
+    #[test]
+    fn batch_mode_asks_nobody() {
+        let options = resolve("h", "BatchMode yes", |_| ()).unwrap();
+        assert!(!options.password_authentication && !options.kbd_interactive_authentication);
+        assert!(options.secrets.unattended());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Tests of ssh_config reading: OpenSSH's rules, and what is refused.
 
+use std::time::Duration;
+
 use super::*;
 
 fn file(path: &str, text: &str) -> ConfigFile {
@@ -74,20 +76,18 @@ fn keywords_without_bearing_are_passed_over() {
 }
 
 #[test]
-fn what_changes_the_connection_is_refused_by_name_file_and_line() {
+fn what_cannot_be_obeyed_is_refused_by_name_file_and_line() {
     for line in [
-        "ProxyJump bastion",
-        "ProxyCommand nc %h %p",
-        "HostKeyAlias x",
         "CanonicalizeHostname yes",
-        "BindAddress ::1",
-        "CertificateFile c",
-        "IdentityAgent none",
+        "CheckHostIP yes",
+        "HostbasedAuthentication yes",
+        "KbdInteractiveDevices pam",
+        "KnownHostsCommand /bin/true",
         "PKCS11Provider p",
-        "Ciphers aes128-ctr",
-        "RevokedHostKeys /f",
-        "PubkeyAuthentication no",
-        "AddressFamily inet6",
+        "ProxyUseFdpass yes",
+        "RefuseConnection \"not this one\"",
+        "RemoteCommand id",
+        "SessionType none",
     ] {
         let error = read(&format!("\nHost web1\n  {line}\n"), "web1").unwrap_err();
         let keyword = line.split(' ').next().unwrap();
@@ -99,13 +99,58 @@ fn what_changes_the_connection_is_refused_by_name_file_and_line() {
 
 #[test]
 fn values_that_change_nothing_are_not_refused() {
-    let text = "ProxyJump none\nProxyCommand none\nCanonicalizeHostname no\nAddressFamily any\nPubkeyAuthentication yes\n";
+    let text = "CanonicalizeHostname no\nCheckHostIP no\nKnownHostsCommand none\nRemoteCommand none\nSessionType default\n";
     assert_eq!(read(text, "web1"), Ok(HostConfig::default()));
 }
 
 #[test]
+fn everything_that_is_obeyed_is_read() {
+    let text = "AddressFamily inet6\nBindAddress ::1\nBindInterface lo\nConnectTimeout 1m\nConnectionAttempts 3\n\
+                ServerAliveInterval 5\nServerAliveCountMax 2\nProxyJump a,b@c:2222\nProxyCommand nc %h %p\n\
+                CertificateFile ~/c\nIdentityAgent $AGENT\nPreferredAuthentications publickey,password\n\
+                PubkeyAuthentication unbound\nPasswordAuthentication no\nChallengeResponseAuthentication no\n\
+                NumberOfPasswordPrompts 1\nBatchMode yes\nHostKeyAlias Web\nHashKnownHosts yes\nRevokedHostKeys /r /s\n\
+                Ciphers aes128-gcm@openssh.com\nMACs -hmac*\nHostKeyAlgorithms +ssh-rsa\nCASignatureAlgorithms ^a\n\
+                PubkeyAcceptedKeyTypes x\nRequiredRSASize 3072\nRekeyLimit 1G 30m\nTag t\n";
+    let config = read(text, "web1").unwrap();
+    let expected = HostConfig {
+        address_family: Some(AddressFamily::Inet6),
+        bind_address: Some("::1".into()),
+        bind_interface: Some("lo".into()),
+        connect_timeout: Some(Some(Duration::from_secs(60))),
+        connection_attempts: Some(3),
+        server_alive_interval: Some(Duration::from_secs(5)),
+        server_alive_count_max: Some(2),
+        proxy: Some(Proxy::Jump(vec!["a".parse().unwrap(), "b@c:2222".parse().unwrap()])),
+        certificate_files: vec!["~/c".into()],
+        identity_agent: Some("$AGENT".into()),
+        preferred_authentications: Some(vec!["publickey".into(), "password".into()]),
+        pubkey_authentication: Some(true),
+        password_authentication: Some(false),
+        kbd_interactive_authentication: Some(false),
+        number_of_password_prompts: Some(1),
+        batch_mode: Some(true),
+        host_key_alias: Some("web".into()),
+        hash_known_hosts: Some(true),
+        revoked_host_keys: Some(vec!["/r".into(), "/s".into()]),
+        ciphers: Some("aes128-gcm@openssh.com".into()),
+        macs: Some("-hmac*".into()),
+        host_key_algorithms: Some("+ssh-rsa".into()),
+        ca_signature_algorithms: Some("^a".into()),
+        pubkey_accepted_algorithms: Some("x".into()),
+        required_rsa_size: Some(3072),
+        rekey_limit: Some((1 << 30, Some(Duration::from_secs(1800)))),
+        tag: Some("t".into()),
+        places: config.places.clone(),
+        ..HostConfig::default()
+    };
+    assert_eq!(config, expected);
+    assert_eq!(config.places["proxy"].line, 8, "the first of both counts");
+}
+
+#[test]
 fn a_match_block_that_cannot_apply_is_skipped_and_any_other_refused() {
-    let body = "  User other\n  ProxyJump b\n";
+    let body = "  User other\n  RemoteCommand b\n";
     assert_eq!(read(&format!("Match host db*\n{body}"), "web1"), Ok(HostConfig::default()));
     assert_eq!(
         read(&format!("Match originalhost db1,db2 user x\n{body}"), "web1"),
@@ -128,11 +173,11 @@ fn included_files_are_read_where_they_stand() {
     let directory = tempfile::tempdir().unwrap();
     let base = directory.path();
     std::fs::create_dir(base.join("config.d")).unwrap();
-    std::fs::write(base.join("config.d/10-a.conf"), "Host web*\n  Port 2\nHost other\n  ProxyJump b\n")
+    std::fs::write(base.join("config.d/10-a.conf"), "Host web*\n  Port 2\nHost other\n  RemoteCommand b\n")
         .unwrap();
     std::fs::write(base.join("config.d/20-b.conf"), "Port 3\nUser b\n").unwrap();
     std::fs::write(base.join("config.d/.hidden.conf"), "User hidden\n").unwrap();
-    std::fs::write(base.join("bad"), "\nProxyJump b\n").unwrap();
+    std::fs::write(base.join("bad"), "\nRemoteCommand b\n").unwrap();
     std::fs::write(base.join("loop"), "Include loop\n").unwrap();
     let with = |text: &str| {
         let main = ConfigFile { include_base: Some(base.to_owned()), ..file("/main", text) };
@@ -152,7 +197,11 @@ fn included_files_are_read_where_they_stand() {
 fn unknown_keywords_are_refused_unless_told_otherwise() {
     assert!(read("UseKeychain yes\n", "web1").unwrap_err().reason.contains("UseKeychain"));
     assert!(read("IgnoreUnknown Use*\nUseKeychain yes\n", "web1").is_ok());
-    assert!(read("Host other\nUseKeychain yes\n", "web1").is_ok());
+    assert!(
+        read("Host other\nUseKeychain yes\n", "web1").is_err(),
+        "in a block for others as well, as in ssh"
+    );
+    assert!(read("UseKeychain yes\nIgnoreUnknown Use*\n", "web1").is_err(), "too late");
 }
 
 #[test]
