@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sortie_protocol::{Line, message::Ready};
 
+use crate::audit::AuditLog;
 use crate::bootstrap::{self, StartOptions, Started};
 use crate::error::Error;
 use crate::observe::{Observer, Unobserved};
@@ -34,6 +35,7 @@ pub struct ClientBuilder {
     runners: RunnerSet,
     ssh: SshSettings,
     observer: Arc<dyn Observer>,
+    audit: Option<AuditLog>,
 }
 
 impl Client {
@@ -51,6 +53,7 @@ impl Client {
             runners: RunnerSet::new(),
             ssh: SshSettings::from_env(),
             observer: Arc::new(Unobserved),
+            audit: None,
         }
     }
 
@@ -136,6 +139,10 @@ impl Client {
         Arc::clone(&self.settings.observer)
     }
 
+    pub(crate) fn audit(&self) -> Option<&AuditLog> {
+        self.settings.audit.as_ref()
+    }
+
     pub(crate) fn window(&self) -> u64 {
         self.settings.window
     }
@@ -218,6 +225,12 @@ impl ClientBuilder {
     /// Who watches.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = observer;
+        self
+    }
+
+    /// Where sessions are recorded. What cannot be recorded is not run.
+    pub fn audit(mut self, log: AuditLog) -> Self {
+        self.audit = Some(log);
         self
     }
 

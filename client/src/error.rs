@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sortie_protocol::message::ErrorFrame;
 
+use crate::audit::AuditError;
 use crate::observe::Step;
 
 /// Everything that can go wrong with a session.
@@ -110,6 +111,17 @@ pub enum Error {
         reason: String,
         /// The runner's process id, where it may still live.
         pid: Option<u32>,
+    },
+
+    /// The audit log cannot be written.
+    #[error("{host}: {problem}; {}", recorded_text(*ran))]
+    Audit {
+        /// The host at hand.
+        host: String,
+        /// Which log, and what is wrong with it.
+        problem: AuditError,
+        /// Something may have been done that is not on record.
+        ran: bool,
     },
 
     /// The session was closed by this side, so the command was not run or its answer not awaited.
@@ -378,6 +390,7 @@ impl Error {
             | Self::Bootstrap { host, .. }
             | Self::RunnerMismatch { host, .. }
             | Self::Lost { host, .. }
+            | Self::Audit { host, .. }
             | Self::Closed { host }
             | Self::Command { host, .. }
             | Self::Result { host, .. } => host,
@@ -397,12 +410,15 @@ impl Error {
                 _ => Step::StartRunner,
             },
             Self::RunnerMismatch { .. } => Step::StartRunner,
-            Self::Closed { .. } | Self::Command { .. } | Self::Result { .. } => Step::Session,
+            Self::Audit { ran: false, .. } => Step::Configure,
+            Self::Audit { .. } | Self::Closed { .. } | Self::Command { .. } | Self::Result { .. } => {
+                Step::Session
+            }
         }
     }
 
     /// A name for programs, stable: `unreachable`, `host_key`, `auth`, `bootstrap`, `runner_mismatch`, `lost`,
-    /// `timed_out`, `config`, `closed`, `command`, `result`.
+    /// `timed_out`, `config`, `audit`, `closed`, `command`, `result`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -414,6 +430,7 @@ impl Error {
             Self::Bootstrap { .. } => "bootstrap",
             Self::RunnerMismatch { .. } => "runner_mismatch",
             Self::Lost { .. } => "lost",
+            Self::Audit { .. } => "audit",
             Self::Closed { .. } => "closed",
             Self::Command { .. } => "command",
             Self::Result { .. } => "result",
@@ -464,6 +481,14 @@ fn auth_text(tried: &[String], allowed: &[String]) -> String {
 
 fn printed_text(printed: &str) -> String {
     if printed.is_empty() { String::new() } else { format!(". It printed: {printed}") }
+}
+
+fn recorded_text(ran: bool) -> &'static str {
+    if ran {
+        "what was done is not all on record, and nothing more is begun"
+    } else {
+        "what cannot be recorded is not run"
+    }
 }
 
 fn pid_text(pid: Option<u32>) -> String {

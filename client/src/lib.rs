@@ -35,12 +35,14 @@
 mod aftermath;
 #[cfg(feature = "apply")]
 pub mod apply;
+pub mod audit;
 pub mod bootstrap;
 mod client;
 pub mod error;
 pub mod known_hosts;
 pub mod observe;
 mod pattern;
+pub mod redact;
 pub mod runners;
 pub mod secret;
 pub mod session;

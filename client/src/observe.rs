@@ -93,6 +93,12 @@ pub trait Observer: Send + Sync {
         let _ = (step, took, round_trips, detail);
     }
 
+    /// A host showed a key that is accepted: the host as it stands in known_hosts, the algorithm such as `ssh-ed25519`, and
+    /// the fingerprint as `ssh-keygen -l` prints it. Of several hosts on the way to one, that one comes last.
+    fn host_key(&self, host: &str, algorithm: &str, fingerprint: &str) {
+        let _ = (host, algorithm, fingerprint);
+    }
+
     /// Something a user should know that does not stop anything.
     fn warning(&self, text: &str) {
         let _ = text;

@@ -102,12 +102,22 @@ impl FromStr for Sha256Hex {
 }
 
 /// A password, or content that may hold one: shown by neither `Debug` nor any error.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Secret(String);
 
+impl Serialize for Secret {
+    /// JSON has it as a string. A serializer that writes what people may see knows it by [`Secret::NAME`].
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_newtype_struct(Self::NAME, &self.0)
+    }
+}
+
 impl Secret {
+    /// What serde is told that this is, so that a secret is found wherever it stands, by its type.
+    pub const NAME: &str = "sortie::Secret";
+
     /// Wraps a secret.
     #[must_use]
     pub fn new(text: String) -> Self {

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use sortie_protocol::ErrorCode;
 use sortie_protocol::command::exec::ExecResult;
 use sortie_protocol::limits::{ResourceLimits, Usage};
-use sortie_protocol::message::{Become, CommandMessage, Done, ErrorFrame, Strings};
+use sortie_protocol::message::{Become, CommandMessage, Done, ErrorFrame};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -19,6 +19,7 @@ use super::footprint::Part;
 use super::outcome::{Ended, Event, Report, Status, StepFailure, as_result};
 use super::prepare::{self, Decision, Known, Prepared};
 use crate::error::{Error, printable};
+use crate::redact;
 use crate::session::wants_confirm;
 use crate::session::{Farewell, Opening, Running, Session, awaits_confirmation};
 
@@ -230,7 +231,11 @@ impl Host<'_> {
         if prepared.input.is_some() {
             return None;
         }
-        let running = opening.start_raw(&prepared.message).ok()?;
+        let running = match step.sensitive {
+            true => opening.start_raw_sensitive(&prepared.message),
+            false => opening.start_raw(&prepared.message),
+        };
+        let running = running.ok()?;
         self.next = 1;
         if self.list.steps.len() == 1 {
             opening.shutdown();
@@ -320,7 +325,7 @@ impl Host<'_> {
                 self.flying.iter().map(|flying| (flying.at, &flying.writes)).collect();
             let decision = match self.known.decide_after(at, &flying_writes) {
                 Decision::Ask(question) if self.flying.is_empty() => {
-                    match self.ask(session, &question).await {
+                    match self.ask(session, &question, step.sensitive).await {
                         Ok(answer) => {
                             self.known.answer(at, answer);
                             continue;
@@ -340,7 +345,7 @@ impl Host<'_> {
                     let asked = wants_confirm(message.kind, &message.params);
                     let sent = if asked { session.can_confirm() } else { Ok(()) };
                     match sent {
-                        Ok(()) => match session.start_raw(&prepared.message).await {
+                        Ok(()) => match start(session, &prepared.message, step.sensitive).await {
                             Ok(running) => Self::flying(at, *prepared, running),
                             Err(error) => self.lost(at, error),
                         },
@@ -367,8 +372,13 @@ impl Host<'_> {
     }
 
     /// Runs the command of a condition, and says whether it exited with 0.
-    async fn ask(&self, session: &Session, message: &CommandMessage) -> Result<bool, StepFailure> {
-        let running = session.start_raw(message).await.map_err(StepFailure::Session)?;
+    async fn ask(
+        &self,
+        session: &Session,
+        message: &CommandMessage,
+        sensitive: bool,
+    ) -> Result<bool, StepFailure> {
+        let running = start(session, message, sensitive).await.map_err(StepFailure::Session)?;
         let done = running.wait().await.map_err(failure_of)?;
         let result: ExecResult = serde_json::from_str(done.result.get()).unwrap_or_default();
         Ok(result.exit_code == 0)
@@ -482,6 +492,13 @@ impl Host<'_> {
     }
 }
 
+async fn start(session: &Session, message: &CommandMessage, sensitive: bool) -> Result<Running, Error> {
+    match sensitive {
+        true => session.start_raw_sensitive(message).await,
+        false => session.start_raw(message).await,
+    }
+}
+
 /// Whether a command was not run because one before it in its sequence failed.
 fn left_out(error: &ErrorFrame) -> bool {
     error.code == ErrorCode::Cancelled && error.details.contains_key("sequence")
@@ -498,8 +515,7 @@ fn failure_of(error: Error) -> StepFailure {
 fn withheld(status: Status) -> Status {
     match status {
         Status::Failed { failure: StepFailure::Command(mut error), ignored } => {
-            error.message = "it failed; more is not told, for the step is sensitive".to_owned();
-            error.details = Strings::new();
+            redact::withhold(&mut error);
             Status::Failed { failure: StepFailure::Command(error), ignored }
         }
         Status::Failed { failure: StepFailure::Exit { status, .. }, ignored } => {

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::aftermath::{self, Aftermath, Left};
+use crate::audit::{Audited, SessionAudit};
 use crate::bootstrap::Started;
 use crate::client::Client;
 use crate::error::Error;
@@ -29,6 +30,7 @@ pub use confirm::awaits_confirmation;
 #[cfg(feature = "apply")]
 pub(crate) use confirm::wants_confirm;
 pub use running::{Canceller, InputWriter, Running, Typed, output};
+pub(crate) use state::output_len;
 use state::{Outgoing, Shared};
 use tasks::{Order, Times};
 
@@ -57,6 +59,9 @@ pub struct CommandOptions {
     pub limits: Option<ResourceLimits>,
     /// Have DONE or ERROR say what the programs took.
     pub usage: bool,
+    /// Keep the arguments of its program, its output and its result out of all that is written down about it on this
+    /// machine, such as the audit log. What is secret by its type is kept out without that.
+    pub sensitive: bool,
 }
 
 impl Default for CommandOptions {
@@ -72,6 +77,7 @@ impl Default for CommandOptions {
             metadata: Strings::new(),
             limits: None,
             usage: false,
+            sensitive: false,
         }
     }
 }
@@ -89,7 +95,9 @@ pub struct Opening {
 
 impl Opening {
     pub(crate) fn new(client: Client, transport: Arc<dyn Transport>) -> Self {
-        let (shared, outgoing) = Shared::new(transport.host().to_owned(), client.observer());
+        let host = transport.host().to_owned();
+        let audit = client.audit().map(|log| SessionAudit::new(log.clone(), &host));
+        let (shared, outgoing) = Shared::new(host, client.observer(), audit);
         let window = client.window();
         Self { client, transport, shared, outgoing, early: Vec::new(), window }
     }
@@ -109,6 +117,7 @@ impl Opening {
         command: &C,
         options: CommandOptions,
     ) -> Result<Running<Typed<C::Result>>, Error> {
+        let sensitive = options.sensitive;
         let (message, wants_input) = message(&self.shared, command, options, self.window)?;
         if confirm::wants_confirm(message.kind, &message.params) {
             // Only after the login it is known whether another one would ask somebody.
@@ -119,7 +128,7 @@ impl Opening {
                         .into(),
             });
         }
-        self.queue(&message, wants_input)
+        self.queue(&message, wants_input, sensitive)
     }
 
     /// Starts a command that is there as JSON as soon as the runner is up.
@@ -127,12 +136,29 @@ impl Opening {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_raw(&mut self, message: &CommandMessage) -> Result<Running, Error> {
-        self.queue(message, wants_input(&message.params))
+        self.queue(message, wants_input(&message.params), false)
     }
 
-    fn queue<R>(&mut self, message: &CommandMessage, wants_input: bool) -> Result<Running<R>, Error> {
+    /// As [`Self::start_raw`], for a command whose arguments and answer are to stay out of all that is written down: see
+    /// [`CommandOptions::sensitive`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_raw_sensitive(&mut self, message: &CommandMessage) -> Result<Running, Error> {
+        self.queue(message, wants_input(&message.params), true)
+    }
+
+    fn queue<R>(
+        &mut self,
+        message: &CommandMessage,
+        wants_input: bool,
+        sensitive: bool,
+    ) -> Result<Running<R>, Error> {
         let line = encode(&self.shared, message)?;
         self.shared.add_command(&message.id, message.window, wants_input)?;
+        if let Some(audit) = &self.shared.audit {
+            audit.early(message, sensitive);
+        }
         self.early.extend_from_slice(&line);
         Ok(Running::new(message.id.clone(), Arc::clone(&self.shared), message.window))
     }
@@ -151,13 +177,26 @@ impl Opening {
     /// Why there is no session; the commands that were started end with the same.
     pub async fn connect(mut self) -> Result<Session, Error> {
         let early = std::mem::take(&mut self.early).into();
-        match self.client.start(&*self.transport, early).await {
+        match self.start_runner(early).await {
             Ok(started) => Ok(self.into_session(started)),
             Err(error) => {
                 self.shared.fail(&error);
                 Err(error)
             }
         }
+    }
+
+    async fn start_runner(&self, early: Bytes) -> Result<Started, Error> {
+        let Some(audit) = &self.shared.audit else {
+            return self.client.start(&*self.transport, early).await;
+        };
+        audit.begin(self.transport.way()).await?;
+        let result = self.client.start(&Audited { transport: &*self.transport, audit }, early).await;
+        if let Err(error) = &result {
+            // Why there is no session is told, whether that can be recorded or not.
+            let _ = audit.end(Some(error)).await;
+        }
+        result
     }
 
     fn into_session(self, started: Started) -> Session {
@@ -245,6 +284,7 @@ impl Session {
         command: &C,
         options: CommandOptions,
     ) -> Result<Running<Typed<C::Result>>, Error> {
+        let sensitive = options.sensitive;
         let (message, wants_input) = message(&self.shared, command, options, self.window)?;
         if confirm::wants_confirm(message.kind, &message.params) {
             self.can_confirm()?;
@@ -254,7 +294,7 @@ impl Session {
             let why = "sequence: this runner does not have it; start one command after the other";
             return Err(self.command_error(ErrorCode::Unsupported, why.to_owned()));
         }
-        self.send(&message, wants_input).await
+        self.send(&message, wants_input, sensitive).await
     }
 
     /// Starts a command that is there as JSON. Its id must not be that of another command under way; see
@@ -263,7 +303,16 @@ impl Session {
     /// # Errors
     /// Why it could not be sent.
     pub async fn start_raw(&self, message: &CommandMessage) -> Result<Running, Error> {
-        self.send(message, wants_input(&message.params)).await
+        self.send(message, wants_input(&message.params), false).await
+    }
+
+    /// As [`Self::start_raw`], for a command whose arguments and answer are to stay out of all that is written down: see
+    /// [`CommandOptions::sensitive`].
+    ///
+    /// # Errors
+    /// Why it could not be sent.
+    pub async fn start_raw_sensitive(&self, message: &CommandMessage) -> Result<Running, Error> {
+        self.send(message, wants_input(&message.params), true).await
     }
 
     /// An id that no command of this session has had.
@@ -272,11 +321,23 @@ impl Session {
         self.shared.next_id()
     }
 
-    async fn send<R>(&self, message: &CommandMessage, wants_input: bool) -> Result<Running<R>, Error> {
+    async fn send<R>(
+        &self,
+        message: &CommandMessage,
+        wants_input: bool,
+        sensitive: bool,
+    ) -> Result<Running<R>, Error> {
         let line = encode(&self.shared, message)?;
         self.shared.add_command(&message.id, message.window, wants_input)?;
         // Held from here on: were this future dropped, the command would be cancelled.
         let running = Running::new(message.id.clone(), Arc::clone(&self.shared), message.window);
+        if let Some(audit) = &self.shared.audit
+            && let Err(error) = audit.command(message, sensitive).await
+        {
+            // It was not sent, so there is nothing to cancel.
+            self.shared.forget(&message.id);
+            return Err(error);
+        }
         self.shared.send_bulk(line).await?;
         Ok(running)
     }

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use sortie_protocol::message::{Done, ErrorFrame, Event, Exit, Ready, RunnerMessage};
-use sortie_protocol::time::Timestamp;
 use sortie_protocol::{ControllerMessage, Encoding, Stream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use crate::audit::{SessionAudit, now};
 use crate::error::Error;
 use crate::observe::{Direction, FrameTrace, Observer, Step};
+use crate::redact;
 use crate::transport::Ended;
 
 /// Events without output that may wait for a consumer, for each command; more are dropped and counted.
@@ -79,6 +80,7 @@ struct State {
 pub(super) struct Shared {
     pub(super) host: String,
     pub(super) observer: Arc<dyn Observer>,
+    pub(super) audit: Option<Arc<SessionAudit>>,
     trace: bool,
     ready: OnceLock<Ready>,
     state: Mutex<State>,
@@ -95,12 +97,14 @@ impl Shared {
     pub(super) fn new(
         host: String,
         observer: Arc<dyn Observer>,
+        audit: Option<Arc<SessionAudit>>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Outgoing>) {
         let (outgoing, receiver) = mpsc::unbounded_channel();
         let shared = Self {
             host,
             trace: observer.wants_frames(),
             observer,
+            audit,
             ready: OnceLock::new(),
             state: Mutex::default(),
             news: Notify::new(),
@@ -128,6 +132,9 @@ impl Shared {
     pub(super) fn set_ready(&self, ready: Ready, bytes: usize) {
         if self.trace {
             self.trace_received(&RunnerMessage::Ready(Box::new(ready.clone())), bytes);
+        }
+        if let Some(audit) = &self.audit {
+            audit.ready(&ready);
         }
         let window = ready.limits.map_or(STDIN_WINDOW, |limits| limits.stdin_window);
         // Set once, by the one task that starts the session.
@@ -254,13 +261,13 @@ impl Shared {
     }
 
     /// Takes in one frame of the runner. An error is one that ends the session: the peer does not keep to the rules.
-    pub(super) fn receive(&self, message: RunnerMessage, bytes: usize) -> Result<(), String> {
+    pub(super) fn receive(self: &Arc<Self>, message: RunnerMessage, bytes: usize) -> Result<(), String> {
         self.trace_received(&message, bytes);
         match message {
             RunnerMessage::Event(event) => self.receive_event(event)?,
             RunnerMessage::Done(done) => {
                 let id = done.command_id.clone();
-                self.receive_outcome(&id, Ok(Box::new(done)));
+                self.receive_outcome(id, Ok(Box::new(done)));
             }
             RunnerMessage::Error(error) if error.command_id.is_empty() => {
                 // It belongs to no command that waits for it.
@@ -269,7 +276,7 @@ impl Shared {
             }
             RunnerMessage::Error(error) => {
                 let id = error.command_id.clone();
-                self.receive_outcome(&id, Err(self.command_error(error)));
+                self.receive_outcome(id, Err(self.command_error(error)));
             }
             RunnerMessage::Credit(credit) => {
                 if credit.stream == Stream::Stdin
@@ -291,6 +298,9 @@ impl Shared {
     }
 
     fn receive_event(&self, event: Event) -> Result<(), String> {
+        if let Some(audit) = &self.audit {
+            audit.output(&event);
+        }
         let mut state = self.state();
         // Of a command that nobody waits for any more.
         let Some(command) = state.commands.get_mut(&event.command_id) else { return Ok(()) };
@@ -314,7 +324,22 @@ impl Shared {
         Ok(())
     }
 
-    fn receive_outcome(&self, id: &str, outcome: Outcome) {
+    /// A command has ended. It is told when that is on record.
+    fn receive_outcome(self: &Arc<Self>, id: String, outcome: Outcome) {
+        let Some(audit) = &self.audit else { return self.tell_outcome(&id, outcome) };
+        let answer = match &outcome {
+            Ok(done) => Ok(&**done),
+            Err(Error::Command { error, .. }) => Err(&**error),
+            // No answer of the runner's.
+            Err(_) => return self.tell_outcome(&id, outcome),
+        };
+        let (record, shared) = (audit.answer(&id, answer), Arc::clone(self));
+        audit.answered(record, move |unrecorded| {
+            shared.tell_outcome(&id, unrecorded.map_or(outcome, Err));
+        });
+    }
+
+    fn tell_outcome(&self, id: &str, outcome: Outcome) {
         if let Some(command) = self.state().commands.get_mut(id) {
             if command.dropped > 0 {
                 let dropped = command.dropped;
@@ -323,6 +348,7 @@ impl Shared {
             }
             command.outcome.get_or_insert(outcome);
         }
+        self.news.notify_waiters();
     }
 
     /// A frame as a line, traced.
@@ -334,7 +360,7 @@ impl Shared {
                 kind: message.type_name(),
                 command_id: sent_command_id(message),
                 bytes: line.len(),
-                summary: sent_summary(message),
+                summary: redact::sent(message),
             });
         }
         line.into()
@@ -370,25 +396,14 @@ impl Shared {
         if !self.trace {
             return;
         }
-        let (command_id, summary) = match message {
-            RunnerMessage::Ready(ready) => {
-                ("", format!("{} {} pid {}", ready.version, ready.arch, ready.pid))
-            }
-            RunnerMessage::Event(event) => (
-                event.command_id.as_str(),
-                match event.stream {
-                    Some(stream) => format!("{stream:?}, {} bytes", output_len(event)),
-                    None => format!("{:?}", event.level),
-                },
-            ),
-            RunnerMessage::Done(done) => (done.command_id.as_str(), format!("{:.3} s", done.duration)),
-            RunnerMessage::Error(error) => (error.command_id.as_str(), error.code.to_string()),
-            RunnerMessage::Exit(exit) => ("", format!("{:?}, status {}", exit.reason, exit.exit_code)),
-            RunnerMessage::Credit(credit) => {
-                (credit.command_id.as_str(), format!("{:?}, {} bytes", credit.stream, credit.bytes))
-            }
-            RunnerMessage::Pong(_) => ("", String::new()),
+        let command_id = match message {
+            RunnerMessage::Event(event) => event.command_id.as_str(),
+            RunnerMessage::Done(done) => done.command_id.as_str(),
+            RunnerMessage::Error(error) => error.command_id.as_str(),
+            RunnerMessage::Credit(credit) => credit.command_id.as_str(),
+            RunnerMessage::Ready(_) | RunnerMessage::Exit(_) | RunnerMessage::Pong(_) => "",
         };
+        let summary = redact::received(message);
         let kind = message.type_name();
         self.observer.frame(&FrameTrace { direction: Direction::Received, kind, command_id, bytes, summary });
     }
@@ -401,7 +416,7 @@ impl Shared {
 }
 
 /// Bytes of output in an event, without decoding them.
-pub(super) fn output_len(event: &Event) -> u64 {
+pub(crate) fn output_len(event: &Event) -> u64 {
     let text = event.message.as_bytes();
     let len = match event.encoding {
         None => text.len(),
@@ -413,11 +428,6 @@ pub(super) fn output_len(event: &Event) -> u64 {
     len as u64
 }
 
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix(i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
-}
-
 fn sent_command_id(message: &ControllerMessage) -> &str {
     match message {
         ControllerMessage::Command(command) => &command.id,
@@ -426,23 +436,5 @@ fn sent_command_id(message: &ControllerMessage) -> &str {
         ControllerMessage::Cancel(cancel) => &cancel.command_id,
         ControllerMessage::Confirm(confirm) => &confirm.command_id,
         ControllerMessage::Ping(_) | ControllerMessage::Shutdown(_) => "",
-    }
-}
-
-fn sent_summary(message: &ControllerMessage) -> String {
-    match message {
-        ControllerMessage::Command(c) => {
-            format!("{}, timeout {} s, params of {} bytes", c.kind.name(), c.timeout, c.params.get().len())
-        }
-        ControllerMessage::Input(i) => {
-            format!("{} bytes{}", i.data.len(), if i.eof { ", the last" } else { "" })
-        }
-        ControllerMessage::Credit(c) => format!("{:?}, {} bytes", c.stream, c.bytes),
-        ControllerMessage::Cancel(_) | ControllerMessage::Confirm(_) | ControllerMessage::Ping(_) => {
-            String::new()
-        }
-        ControllerMessage::Shutdown(s) => {
-            s.grace.map_or_else(String::new, |grace| format!("grace {grace} s"))
-        }
     }
 }

@@ -100,7 +100,12 @@ enum Stop {
 impl Reader {
     async fn run(mut self) {
         let stop = self.read().await;
-        let finish = self.finish(stop).await;
+        let mut finish = self.finish(stop).await;
+        if let Some(audit) = &self.shared.audit {
+            // All answers that came are on record and told when this is.
+            let unrecorded = audit.end(finish.error.as_ref()).await;
+            finish.error = finish.error.or(unrecorded);
+        }
         let error = match (&finish.error, &finish.exit) {
             (Some(error), _) => error.clone(),
             // It is known to be gone, but its commands were not answered because of that.

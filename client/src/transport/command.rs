@@ -52,6 +52,11 @@ impl Transport for Command {
         })
     }
 
+    fn way(&self) -> String {
+        // Its arguments are the caller's, who may have put anything there.
+        format!("by {}", self.argv.first().map_or("sh", String::as_str))
+    }
+
     fn unattended(&self) -> bool {
         true
     }

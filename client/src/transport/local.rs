@@ -17,6 +17,10 @@ impl Transport for Local {
         Box::pin(async move { start_program("localhost", launch.argv.iter().map(String::as_str), observer) })
     }
 
+    fn way(&self) -> String {
+        "this machine".to_owned()
+    }
+
     fn unattended(&self) -> bool {
         true
     }

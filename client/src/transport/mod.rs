@@ -59,6 +59,11 @@ pub trait Transport: Send + Sync {
     /// Whether [`Transport::start`] can be repeated at any time without a person being asked for anything.
     fn unattended(&self) -> bool;
 
+    /// How the host is reached, in words and without secrets, such as `ssh deploy@10.0.0.7 port 22`: for the audit log.
+    fn way(&self) -> String {
+        self.host().to_owned()
+    }
+
     /// The way to the same host once its SSH server listens on another port; `None` where a port means nothing.
     fn moved(&self, _port: u16) -> Option<Arc<dyn Transport>> {
         None

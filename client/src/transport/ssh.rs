@@ -111,6 +111,7 @@ impl Ssh {
         let options = &self.options;
         let config = |reason| Error::Config { host: options.name.clone(), reason };
         let name = HostName::new(&options.address, self.known_port);
+        let entry = name.entry();
         let files: Vec<_> =
             options.user_known_hosts.iter().chain(&options.global_known_hosts).cloned().collect();
         let known = KnownHosts::load(&files).map_err(|(file, error)| {
@@ -152,6 +153,9 @@ impl Ssh {
                 reason: seen.disconnect.take().unwrap_or_else(|| handshake_reason(&error)),
             })?;
             timer.done(2, &seen.negotiated);
+            if let Some((algorithm, fingerprint)) = &seen.accepted {
+                observer.host_key(&entry, algorithm, fingerprint);
+            }
             if let Some(warning) = &seen.added {
                 observer.warning(warning);
             }
@@ -186,6 +190,11 @@ impl Transport for Ssh {
 
     fn start<'a>(&'a self, launch: &'a Launch, observer: &'a dyn Observer) -> Starting<'a> {
         Box::pin(self.connect(launch, observer))
+    }
+
+    fn way(&self) -> String {
+        let SshOptions { user, address, port, .. } = &self.options;
+        format!("ssh {user}@{address} port {port}")
     }
 
     fn unattended(&self) -> bool {

@@ -21,6 +21,8 @@ pub(super) struct Seen {
     pub(super) negotiated: String,
     pub(super) added: Option<String>,
     pub(super) disconnect: Option<String>,
+    /// Algorithm and fingerprint of the key that was accepted.
+    pub(super) accepted: Option<(String, String)>,
 }
 
 /// Answers the library's questions about one connection.
@@ -91,6 +93,8 @@ impl client::Handler for Handler {
         let key = HostKey { algorithm: public.algorithm().as_str().to_owned(), blob: public.to_bytes()? };
         match self.judge(&key).await {
             Ok(()) => {
+                let fingerprint = public.fingerprint(HashAlg::Sha256).to_string();
+                self.seen().accepted = Some((key.algorithm.clone(), fingerprint));
                 self.accepted = Some(key);
                 Ok(true)
             }
