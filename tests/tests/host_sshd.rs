@@ -315,6 +315,7 @@ async fn a_port_that_somebody_else_has_is_taken_back() -> Result<()> {
     let listen = "use Socket; socket(S,PF_INET6,SOCK_STREAM,0); bind(S,sockaddr_in6(2222,Socket::IN6ADDR_ANY)); \
                   listen(S,5); sleep 1000";
     host.exec(["systemd-run", "-q", "perl", "-e", listen]).await?.fine()?;
+    until(&host, "somebody has the port", "grep -q ':08AE .* 0A ' /proc/net/tcp6").await?;
     let before = files(&host).await?;
     let root = host.access("root");
     let message = refusal(harden(&root).args(["--listen-port", "2222"]).run().await?, "ROLLED_BACK")?;
@@ -323,7 +324,8 @@ async fn a_port_that_somebody_else_has_is_taken_back() -> Result<()> {
 
     // The files are new, and nothing is in force yet: whoever dies now, the old ones come back.
     let started = harden(&root).args(["--listen-port", "2222"]).start()?;
-    until(&host, "the files are new", "sshd -T | grep -qx 'port 2222'").await?;
+    // Not by `sshd -T`: once the service is down its /run/sshd is gone, and it says nothing.
+    until(&host, "the files are new", "grep -rqx 'Port 2222' /etc/ssh").await?;
     kill(&host, "sortie-server")?;
     until(&host, "the change is taken back", TAKEN_BACK).await?;
     let ended = started.end().await?;

@@ -113,6 +113,8 @@ fn tests(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let mut command = nextest(workspace)?;
     command.args(["run", "--locked", "--workspace"]).args(&arguments.filters);
     command.env("SORTIE_TEST_RUNNERS", workspace.test_runners_dir()).env("SORTIE_SKIP_LOG", &log.0);
+    // Of an error the text counts: the backtrace through the async runtime hides it.
+    command.env("RUST_LIB_BACKTRACE", "0");
     let matrix = Matrix::create(&workspace.target_dir.join("matrix.jsonl"))?;
     if arguments.full {
         command.args(EVERY_KIND).env("SORTIE_MATRIX", matrix.path());

@@ -143,10 +143,10 @@ impl<'a> Service<'a> {
         Ok(())
     }
 
-    /// What the journal has of the unit's end, for messages.
+    /// The last errors that the journal has of the unit, for messages: what systemd says of its end would hide why.
     fn last_words(&self) -> String {
         let Some(unit) = self.unit else { return String::new() };
-        let args = ["-u", unit, "-n", "4", "--no-pager", "-o", "cat"];
+        let args = ["-u", unit, "-p", "err", "-n", "4", "--no-pager", "-o", "cat"];
         match Tool::new("journalctl").args(args).run(self.context) {
             Ok(ran) if ran.ok() => format!("; its journal ends with: {}", ran.last_lines(4)),
             _ => String::new(),
