@@ -39,6 +39,8 @@ pub mod audit;
 pub mod bootstrap;
 mod client;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod known_hosts;
 pub mod observe;
 mod pattern;

@@ -12,6 +12,8 @@ mod describe;
 mod encode;
 pub mod error;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod limits;
 pub mod map;
 pub mod message;

@@ -194,6 +194,18 @@ fn container() -> String {
     std::env::var("container").unwrap_or_default()
 }
 
+/// Files that tell of the host.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(text: &str) {
+    release_value(text, "NAME");
+    kibibytes(text, "MemTotal:");
+    machine::fuzz(text);
+    network::fuzz(text);
+    for mount in text.lines().filter_map(storage::mount) {
+        assert!(mount.target.len() + mount.source.len() <= text.len() * 3, "{mount:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,8 +2,8 @@
 //!
 //! Start reads from here: arguments, self-deletion, the fork into guardian and server. Nothing here runs a command.
 
-#![cfg_attr(not(test), no_main)]
-#![cfg_attr(test, allow(dead_code, reason = "nothing starts the program in its unit tests"))]
+#![cfg_attr(not(any(test, fuzzing)), no_main)]
+#![cfg_attr(any(test, fuzzing), allow(dead_code, reason = "nothing starts the program in its unit tests"))]
 
 mod archive;
 mod attributes;
@@ -11,6 +11,8 @@ mod command;
 mod diff;
 mod facts;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod guardian;
 mod hop;
 mod idempotency;

@@ -229,6 +229,29 @@ impl Bytes {
     }
 }
 
+/// What whoever listens on the socket of systemd says.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(said: &[u8]) {
+    struct Socket<'a>(&'a [u8]);
+    impl Read for Socket<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.read(buffer)
+        }
+    }
+    impl Write for Socket<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    for is_bus in [false, true] {
+        let consent = converse(&mut Socket(said), is_bus, b"call");
+        assert!(consent.is_err() || said.starts_with(b"OK "), "{consent:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -285,3 +285,10 @@ fn lines(context: &Context, tool: Tool, take: &mut dyn FnMut(&[&str])) -> Result
     let message = ["the service manager cannot list its units: ", &ran.last_lines(3)].concat();
     Err(Failure::new(ErrorCode::ServiceFailed, message))
 }
+
+/// What systemctl(1) shows of a unit.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(shown: &str) {
+    let unit = systemd::unit(shown);
+    assert!(!unit.is_up() || !unit.is_down(), "{unit:?}");
+}

@@ -8,6 +8,7 @@ mod demo;
 mod dist;
 mod elf;
 mod example;
+mod fuzz;
 mod matrix;
 mod process;
 mod schema;
@@ -43,6 +44,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Run every check and every test
     Test(test::Arguments),
+    /// Run what reads foreign input on inputs made up by libFuzzer, each target for a minute
+    Fuzz(fuzz::Arguments),
     /// Write docs/schema/protocol-v1.json from the protocol's types
     Schema(schema::Arguments),
 }
@@ -57,6 +60,7 @@ fn main() -> anyhow::Result<()> {
         Task::Demo => demo::run(&workspace),
         Task::Bench(arguments) => bench::run(&workspace, &arguments),
         Task::Test(arguments) => test::run(&workspace, &arguments),
+        Task::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
         Task::Schema(arguments) => schema::run(&workspace, &arguments),
     }
 }

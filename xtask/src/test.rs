@@ -9,11 +9,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::matrix::Matrix;
 use crate::workspace::Workspace;
-use crate::{checks, dist, example, process, schema, setup};
+use crate::{checks, dist, example, fuzz, process, schema, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Also every kind of host and the runners of all four machines
+    /// Also every kind of host, the runners of all four machines, and a minute of fuzzing for each target
     #[arg(long)]
     full: bool,
     /// Run only tests whose names contain one of these, and no other checks
@@ -95,6 +95,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         command.arg("images").args(arguments.full.then_some("--full"));
         process::run(&mut command)
     })?;
+    if arguments.full && arguments.filters.is_empty() {
+        steps.step("fuzzing", || fuzz::run_all(workspace))?;
+    }
     let times: Vec<String> =
         steps.0.iter().map(|(name, time)| format!("{name} {:.0} s", time.as_secs_f64())).collect();
     println!("passed: {}", times.join(", "));

@@ -1,4 +1,6 @@
-//! For tests: a transport whose far side is the test itself.
+//! For tests and fuzzing: a transport whose far side is the test itself.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![cfg_attr(not(test), allow(dead_code, reason = "fuzzing needs less than the tests"))]
 
 use std::sync::Mutex;
 
@@ -110,5 +112,26 @@ impl Far {
     /// Waits until the near side breaks the connection off.
     pub(crate) async fn aborted(&self) {
         self.ending.aborted().await;
+    }
+
+    /// Says all of it in pieces of this size, takes whatever is sent, and exits.
+    pub(crate) async fn recite(&mut self, bytes: Bytes, size: usize) {
+        let Some(output) = self.output.take() else { return };
+        let say = async move {
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                let piece = rest.split_to(size.min(rest.len()));
+                if output.send(piece).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let take = async { while self.input.recv().await.is_some() {} };
+        let ending = self.ending.clone();
+        let end = async {
+            say.await;
+            ending.set(Ended { status: Some(ExitStatus::Code(0)), closed: true, reason: None });
+        };
+        tokio::join!(end, take);
     }
 }

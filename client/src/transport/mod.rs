@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::observe::Observer;
 
 mod command;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fake;
 mod local;
 pub mod ssh;

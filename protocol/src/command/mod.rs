@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::decode::{decode, fields};
+use crate::decode::{Decode, decode, fields};
 use crate::encode::Object;
 
 pub mod archive_unpack;
@@ -25,7 +25,7 @@ pub mod sudoers_ensure;
 pub mod wait_for;
 
 /// Ties the parameters of a command to its type and result.
-pub trait CommandSpec: Serialize + DeserializeOwned {
+pub trait CommandSpec: Serialize + DeserializeOwned + for<'a> Decode<'a> {
     /// The type of the command.
     const TYPE: CommandType;
     /// What DONE carries.

@@ -146,6 +146,12 @@ fn full_name(hosts: &str, name: &str) -> String {
     first.flatten().unwrap_or(name).to_owned()
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(text: &str) {
+    colon_value(text, "model name");
+    full_name(text, "web1");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -125,6 +125,11 @@ fn resolver(text: &str, network: &mut Network) {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(text: &str) {
+    resolver(text, &mut Network::default());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,7 +33,7 @@ pub(crate) fn mounts(room: &mut Room) -> Vec<Mount> {
 }
 
 /// `36 35 98:0 /root /target rw,noatime shared:1 - ext4 /dev/root rw,errors=continue`
-fn mount(line: &str) -> Option<Mount> {
+pub(super) fn mount(line: &str) -> Option<Mount> {
     let (own, of_system) = line.split_once(" - ")?;
     let mut own = own.split(' ').skip(4);
     let mut of_system = of_system.split(' ');

@@ -429,3 +429,9 @@ fn wait(job: &Job) -> Result<(), Failure> {
     job.wake.clear();
     Ok(())
 }
+
+/// What a program that was to make us another user says instead.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(whom: &Become, said: &[u8]) -> Failure {
+    refusal::failure(whom, refusal::read(said), said)
+}

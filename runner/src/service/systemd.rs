@@ -110,7 +110,7 @@ fn value<'a>(text: &'a str, key: &str) -> &'a str {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default()
 }
 
-fn unit(shown: &str) -> Unit {
+pub(super) fn unit(shown: &str) -> Unit {
     let text = |key| value(shown, key).to_owned();
     let is = |key, expected: &str| value(shown, key) == expected;
     Unit {

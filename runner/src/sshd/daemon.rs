@@ -330,6 +330,14 @@ impl Drop for Stage {
     }
 }
 
+/// The command line of a server that runs, and what `sshd -T` says.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(text: &str) {
+    let (options, _) = listener_options(text);
+    assert!(options.iter().all(|option| option.starts_with("-o") || option.starts_with("-p")), "{options:?}");
+    super::service::ports(&Effective::parse(text));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use super::process;
 
 /// Where the C library begins.
-#[cfg(not(test))]
+#[cfg(not(any(test, fuzzing)))]
 #[unsafe(no_mangle)]
 extern "C" fn main(count: libc::c_int, arguments: *const *const libc::c_char) -> libc::c_int {
     use std::ffi::OsString;
