@@ -53,13 +53,15 @@ impl Secrets for Keyring {
             let (known, first) = match question {
                 Question::Passphrase { attempt, .. } => (&self.passphrase, attempt == 1),
                 Question::Password { attempt, .. } => (&self.password, attempt == 1),
-                Question::Prompt { echo, .. } => (&self.password, !echo),
+                Question::Prompt { echo, attempt, .. } => (&self.password, !echo && attempt == 1),
                 _ => return None,
             };
             if known.is_some() && first {
                 return known.clone();
             }
-            if !self.attended || known.is_some() {
+            // A password that was wrong is not made up for by asking; another question of the server's is another matter.
+            let another = matches!(question, Question::Prompt { .. });
+            if !self.attended || known.is_some() && !another {
                 return None;
             }
             let mut typed = self.typed.lock().await;
@@ -73,8 +75,10 @@ impl Secrets for Keyring {
                     (format!("Passphrase of {}: ", file.display()), false)
                 }
                 Question::Password { user, host, .. } => (format!("Password of {user}@{host}: "), false),
-                Question::Prompt { user, host, prompt, echo } => {
-                    (format!("{user}@{host} asks: {} ", printable(prompt.as_bytes(), 200)), echo)
+                Question::Prompt { user, host, instructions, prompt, echo, .. } => {
+                    let said = printable(instructions.as_bytes(), 1000);
+                    let said = if said.is_empty() { said } else { format!("{user}@{host} says: {said}\n") };
+                    (format!("{said}{user}@{host} asks: {} ", printable(prompt.as_bytes(), 200)), echo)
                 }
                 _ => return None,
             };

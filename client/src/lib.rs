@@ -33,6 +33,7 @@
 #![forbid(unsafe_code)]
 
 mod aftermath;
+mod agent;
 #[cfg(feature = "apply")]
 pub mod apply;
 pub mod audit;

@@ -59,10 +59,16 @@ pub enum Question<'a> {
         user: &'a str,
         /// The host, as its user named it.
         host: &'a str,
+        /// What the server says before the first question of a round; may be empty or of several lines. Not to be trusted
+        /// either.
+        instructions: &'a str,
         /// The server's own words: not to be trusted, escape them before showing them.
         prompt: &'a str,
         /// The answer may be seen while it is typed.
         echo: bool,
+        /// How many questions with hidden answers this login had so far, this one included; at least 1. The first is mostly
+        /// for the password, the second for something else, or the same again because it was wrong.
+        attempt: u32,
     },
 }
 
@@ -95,7 +101,7 @@ impl Secrets for NoSecrets {
 /// One password for logins, and one passphrase for key files, each where known.
 #[derive(Debug, Clone, Default)]
 pub struct FixedSecrets {
-    /// Answers [`Question::Password`], and prompts whose answer must not be seen.
+    /// Answers [`Question::Password`], and the first prompt of a login whose answer must not be seen.
     pub password: Option<Secret>,
     /// Answers [`Question::Passphrase`].
     pub passphrase: Option<Secret>,
@@ -106,7 +112,7 @@ impl Secrets for FixedSecrets {
         // The same answer twice would only count as another failed try.
         let answer = match question {
             Question::Passphrase { attempt: 1, .. } => self.passphrase.clone(),
-            Question::Password { attempt: 1, .. } | Question::Prompt { echo: false, .. } => {
+            Question::Password { attempt: 1, .. } | Question::Prompt { echo: false, attempt: 1, .. } => {
                 self.password.clone()
             }
             _ => None,

@@ -22,6 +22,7 @@ pub mod ssh;
 mod ssh_auth;
 mod ssh_connect;
 mod ssh_hostkey;
+mod ssh_keys;
 mod ssh_options;
 
 pub use command::Command;

@@ -1,29 +1,31 @@
-//! Logging in over SSH: the agent's keys, key files, then passwords, as far as the server goes along.
+//! Logging in over SSH: keys, questions of the server, passwords, in the order of ssh(1), as far as the server goes along.
 //!
 //! Nothing of a key, passphrase or password ever gets into an error; keys are named by file, comment or fingerprint.
 //!
 //! Round trips: the service request 1, each key 1 for the question whether it would do and 1 for the signature, each
 //! password 1. russh always asks before it signs; without that a login by key would take 2, not 3.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::time::SystemTime;
 
-use russh::Signer;
 use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse};
-use russh::keys::agent::AgentIdentity;
-use russh::keys::agent::client::AgentClient;
-use russh::keys::ssh_key::{self, private::PrivateKey, public::PublicKey};
-use russh::keys::{HashAlg, PrivateKeyWithHashAlg, signature::Signer as _, ssh_encoding::Encode};
+use russh::keys::HashAlg;
+use russh::keys::ssh_key::{Certificate, PublicKey};
 use russh::{MethodKind, MethodSet};
-use tokio::net::UnixStream;
 
 use super::ssh_hostkey::Handler;
-use super::ssh_options::{Identity, SshOptions};
-use crate::error::Error;
+use super::ssh_keys::{KeyFile, Shown, Signing, flaw, read_certificate};
+use super::ssh_options::SshOptions;
+use crate::agent::Agent;
+use crate::error::{Error, printable};
 use crate::secret::{Question, Secret};
 
-/// How often a passphrase or a password is asked for.
-const ATTEMPTS: u32 = 3;
+/// Rounds of questions that one try may take. Two are usual; without an end the server could ask until the limit of time.
+const ROUNDS: u32 = 16;
+
+/// The order of ssh(1), as far as there is something of it here.
+const METHODS: [MethodKind; 3] =
+    [MethodKind::PublicKey, MethodKind::KeyboardInteractive, MethodKind::Password];
 
 /// How somebody got in.
 pub(super) struct LoggedIn {
@@ -36,11 +38,53 @@ pub(super) struct LoggedIn {
 pub(super) struct Login<'a> {
     options: &'a SshOptions,
     handle: &'a mut Handle<Handler>,
+    agent: Option<Agent>,
+    files: Vec<KeyFile>,
     tried: Vec<String>,
     /// What the server would still accept; `None` until it has said so.
     allowed: Option<MethodSet>,
     round_trips: u32,
     asked: bool,
+    /// Questions with hidden answers so far: a password that is known is the answer to the first of them alone.
+    hidden_prompts: u32,
+    /// The library waits for answers that nobody has, so nothing else can be tried.
+    stuck: bool,
+}
+
+/// A key or certificate that may be tried.
+struct Candidate {
+    /// Names it in errors.
+    what: String,
+    /// `None` for a file that tells even its public half only with its passphrase.
+    shown: Option<Shown>,
+    holder: Holder,
+}
+
+/// Who can sign for it.
+enum Holder {
+    /// The agent, by this name of the key.
+    Agent(Vec<u8>),
+    /// The file of this number.
+    File(usize),
+}
+
+/// What is left to be tried.
+struct Means {
+    candidates: VecDeque<Candidate>,
+    /// How often a password may still be sent, and the server's questions be answered (`NumberOfPasswordPrompts`).
+    passwords: u32,
+    dialogues: u32,
+}
+
+impl Means {
+    fn left(&self, method: MethodKind) -> bool {
+        match method {
+            MethodKind::PublicKey => !self.candidates.is_empty(),
+            MethodKind::KeyboardInteractive => self.dialogues > 0,
+            MethodKind::Password => self.passwords > 0,
+            _ => false,
+        }
+    }
 }
 
 /// One outcome of one try.
@@ -52,13 +96,23 @@ enum Outcome {
 
 impl<'a> Login<'a> {
     pub(super) fn new(options: &'a SshOptions, handle: &'a mut Handle<Handler>) -> Self {
-        Self { options, handle, tried: Vec::new(), allowed: None, round_trips: 1, asked: false }
+        Self {
+            options,
+            handle,
+            agent: None,
+            files: Vec::new(),
+            tried: Vec::new(),
+            allowed: None,
+            round_trips: 1,
+            asked: false,
+            hidden_prompts: 0,
+            stuck: false,
+        }
     }
 
     /// Tries everything there is.
     pub(super) async fn run(mut self) -> Result<LoggedIn, Error> {
-        let method = self.try_all().await;
-        match method {
+        match self.try_all().await {
             Some(method) => Ok(LoggedIn { method, round_trips: self.round_trips, asked: self.asked }),
             None => {
                 if self.handle.is_closed() {
@@ -74,39 +128,53 @@ impl<'a> Login<'a> {
         }
     }
 
+    /// One try after the other: always the first method that the server would still accept and that has something left.
+    /// So a server that wants two of them (`AuthenticationMethods` of sshd_config(5)) gets them in its order.
     async fn try_all(&mut self) -> Option<String> {
-        let files = self.read_identities();
-        if let Some(method) = self.try_agent(&files).await {
-            return Some(method);
+        let methods = methods(self.options);
+        let prompts = self.options.password_prompts;
+        let mut means = Means { candidates: VecDeque::new(), passwords: prompts, dialogues: prompts };
+        if methods.contains(&MethodKind::PublicKey) {
+            means.candidates = self.candidates().await.into();
         }
-        for file in files {
-            if !self.goes_on(MethodKind::PublicKey) {
-                break;
-            }
-            if let Some(method) = self.try_file(file).await {
-                return Some(method);
-            }
-        }
-        if self.allowed.is_none() && !self.handle.is_closed() {
-            // No key was tried, so nothing is known yet of what the server wants.
+        if methods.first() != Some(&MethodKind::PublicKey) || means.candidates.is_empty() {
+            // Nobody is asked for anything before the server has said that it would take it.
             let result = self.handle.authenticate_none(&self.options.user).await;
             if let Outcome::In = self.judge(1, "none", result.map_err(|e| e.to_string())) {
                 return Some("none".into());
             }
         }
-        if self.goes_on(MethodKind::Password)
-            && let Some(method) = self.try_password().await
-        {
-            return Some(method);
+        loop {
+            let next = methods.iter().find(|method| self.goes_on(**method) && means.left(**method));
+            let method = match next? {
+                MethodKind::PublicKey => {
+                    let candidate = means.candidates.pop_front()?;
+                    self.try_candidate(candidate).await
+                }
+                MethodKind::KeyboardInteractive => {
+                    means.dialogues -= 1;
+                    let more = means.passwords > 0 && self.goes_on(MethodKind::Password);
+                    let (method, again) = self.try_dialogue(more || !means.candidates.is_empty()).await;
+                    means.dialogues *= u32::from(again);
+                    method
+                }
+                _ => {
+                    means.passwords -= 1;
+                    let (method, again) = self.try_password(prompts - means.passwords).await;
+                    means.passwords *= u32::from(again);
+                    method
+                }
+            };
+            if method.is_some() {
+                return method;
+            }
         }
-        if self.goes_on(MethodKind::KeyboardInteractive) {
-            return self.try_keyboard_interactive().await;
-        }
-        None
     }
 
     fn goes_on(&self, method: MethodKind) -> bool {
-        !self.handle.is_closed() && self.allowed.as_ref().is_none_or(|allowed| allowed.contains(&method))
+        !self.stuck
+            && !self.handle.is_closed()
+            && self.allowed.as_ref().is_none_or(|allowed| allowed.contains(&method))
     }
 
     /// Takes note of what came of a try.
@@ -127,123 +195,172 @@ impl<'a> Login<'a> {
         Outcome::Refused
     }
 
-    async fn try_agent(&mut self, files: &[KeyFile]) -> Option<String> {
-        let socket = self.options.agent_socket.clone()?;
-        let mut agent = match AgentClient::connect_uds(&socket).await {
-            Ok(agent) => agent,
-            Err(error) => {
-                self.tried.push(format!("agent at {}: {error}", socket.display()));
-                return None;
-            }
-        };
-        // For keys that are bound to destinations. An agent that does not know the extension says no; that is fine.
-        if let Some(binding) = self.handle.agent_session_binding() {
-            let _ = agent.bind_session(binding, false).await;
-        }
-        let mut identities = match agent.request_identities().await {
-            Ok(identities) => identities,
-            Err(error) => {
-                self.tried.push(format!("agent at {}: {error}", socket.display()));
-                return None;
-            }
-        };
-        let named = |identity: &AgentIdentity| {
-            files.iter().any(|file| {
-                file.public.as_ref().is_some_and(|public| public.key_data() == agent_key(identity))
-            })
-        };
-        if self.options.identities_only {
-            identities.retain(named);
-        } else {
-            // Servers close after few tries, so the keys that somebody named for this host come first.
-            identities.sort_by_key(|identity| !named(identity));
-        }
-        if identities.is_empty() {
-            self.tried.push("agent: it holds no key for this".into());
-        }
-        for identity in identities {
-            if !self.goes_on(MethodKind::PublicKey) {
-                return None;
-            }
-            if let Some(method) = self.try_agent_identity(&mut agent, identity).await {
-                return Some(method);
-            }
-        }
-        None
-    }
+    /// Everything to be shown to the server, in the order of ssh(1): certificates that somebody named, keys that somebody
+    /// named and the agent holds, its other keys, and keys that are in files alone. Servers close after few tries.
+    async fn candidates(&mut self) -> Vec<Candidate> {
+        self.read_files();
+        let held = self.agent_keys().await;
+        let holder = |key: &Shown| held.iter().find(|(_, shown)| is_plain(shown) && shown.key() == key.key());
 
-    async fn try_agent_identity(
-        &mut self,
-        agent: &mut AgentClient<UnixStream>,
-        identity: AgentIdentity,
-    ) -> Option<String> {
-        let user = self.options.user.clone();
-        let what = format!("agent key {}", agent_key(&identity).fingerprint(HashAlg::Sha256));
-        let result = match identity {
-            AgentIdentity::PublicKey { key, .. } => {
-                let hash = rsa_hash(&key);
-                self.handle.authenticate_publickey_with(user, key, hash, agent).await
+        let mut all = Vec::new();
+        for path in &self.options.certificate_files {
+            let what = format!("certificate {}", path.display());
+            match read_certificate(path) {
+                Ok(certificate) => {
+                    let shown = Shown::Certificate(Box::new(certificate));
+                    let file = self.files.iter().position(|file| {
+                        file.elsewhere().is_none() && file.public.as_ref().map(|k| k.key_data()) == Some(shown.key())
+                    });
+                    let holder = holder(&shown)
+                        .map(|(held, _)| Holder::Agent(held.blob.clone()))
+                        .or(file.map(Holder::File));
+                    match holder {
+                        Some(holder) => all.push(Candidate { what, shown: Some(shown), holder }),
+                        None => self.tried.push(format!("{what}: neither the agent nor a key file has its key")),
+                    }
+                }
+                Err(reason) => self.tried.push(format!("{what}: {reason}")),
             }
-            AgentIdentity::Certificate { certificate, .. } => {
-                let hash = certificate.algorithm().is_rsa().then_some(HashAlg::Sha512);
-                self.handle.authenticate_certificate_with(user, certificate, hash, agent).await
-            }
-        };
-        let round_trips = if matches!(result, Ok(AuthResult::Success)) { 2 } else { 1 };
-        match self.judge(round_trips, &what, result.map_err(|error| error.to_string())) {
-            Outcome::In => Some(what),
-            Outcome::Refused => None,
         }
+
+        let named = |shown: &Shown| {
+            self.files.iter().any(|file| file.public.as_ref().map(|k| k.key_data()) == Some(shown.key()))
+        };
+        let (first, others): (Vec<_>, Vec<_>) = held.iter().partition(|(_, shown)| named(shown));
+        let others = others.into_iter().filter(|_| !self.options.identities_only);
+        for (held, shown) in first.into_iter().chain(others) {
+            let fingerprint = PublicKey::new(shown.key().clone(), "").fingerprint(HashAlg::Sha256);
+            let sort = if is_plain(shown) { "key" } else { "certificate" };
+            let comment = printable(held.comment.as_bytes(), 100);
+            all.push(Candidate {
+                what: format!("agent {sort} {fingerprint} ({comment})"),
+                shown: Some(shown.clone()),
+                holder: Holder::Agent(held.blob.clone()),
+            });
+        }
+
+        let mut unusable = Vec::new();
+        for (number, file) in self.files.iter().enumerate() {
+            let by_agent = file.public.clone().map(Shown::Key).and_then(|key| holder(&key).map(|(held, _)| held));
+            let what = format!("key {}", file.path.display());
+            if by_agent.is_none() {
+                match file.elsewhere() {
+                    None => all.push(Candidate {
+                        what: what.clone(),
+                        shown: file.public.clone().map(Shown::Key),
+                        holder: Holder::File(number),
+                    }),
+                    Some(why) => {
+                        unusable.push(format!("{what}: {why}"));
+                        continue;
+                    }
+                }
+            }
+            // Where somebody named certificates, those that lie beside key files do not count (ssh_config(5), CertificateFile).
+            let beside = file.certificate.as_ref().filter(|_| self.options.certificate_files.is_empty());
+            let known = |certificate: &&Box<Certificate>| {
+                all.iter().any(|c| matches!(&c.shown, Some(Shown::Certificate(shown)) if shown == *certificate))
+            };
+            if let Some(certificate) = beside.filter(|certificate| !known(certificate)) {
+                all.push(Candidate {
+                    what: format!("{what} with its certificate"),
+                    shown: Some(Shown::Certificate(certificate.clone())),
+                    holder: by_agent.map_or(Holder::File(number), |held| Holder::Agent(held.blob.clone())),
+                });
+            }
+        }
+        self.tried.append(&mut unusable);
+        all
     }
 
     /// Reads the key files that are there; what is wrong with the others is noted where somebody named them.
-    fn read_identities(&mut self) -> Vec<KeyFile> {
-        let mut files = Vec::new();
+    fn read_files(&mut self) {
         for identity in &self.options.identities {
             match KeyFile::read(identity) {
-                Ok(Some(file)) => files.push(file),
+                Ok(Some(file)) => self.files.push(file),
                 Ok(None) => {}
                 Err(reason) => self.tried.push(format!("key {}: {reason}", identity.file.display())),
             }
         }
-        files
     }
 
-    async fn try_file(&mut self, file: KeyFile) -> Option<String> {
-        let what = format!("key {}", file.path.display());
-        let user = self.options.user.clone();
-        let result = match (file.private, file.public) {
-            (Stored::Plain(key), _) => {
-                let hash = key.algorithm().is_rsa().then_some(HashAlg::Sha512);
-                let key = PrivateKeyWithHashAlg::new(Arc::new(*key), hash);
-                self.handle.authenticate_publickey(user, key).await.map_err(|error| error.to_string())
+    /// The agent's keys, as far as they are of kinds that we know.
+    async fn agent_keys(&mut self) -> Vec<(crate::agent::HeldKey, Shown)> {
+        let Some(socket) = self.options.agent_socket.clone() else { return Vec::new() };
+        let asked = async {
+            let mut agent = Agent::connect(&socket).await?;
+            // For keys that are bound to destinations.
+            if let Some(binding) = self.handle.agent_session_binding() {
+                let _ = agent.bind(binding.host_key(), binding.session_id(), binding.signature()).await;
             }
-            (Stored::PublicOnly, _) => return None,
-            (Stored::Encrypted(text), public) => {
-                let mut unlock = Unlock { options: self.options, path: &file.path, text, asked: false };
-                let result = match public {
-                    // The passphrase is asked for only once the server has said that the key would do.
-                    Some(public) => {
-                        let hash = rsa_hash(&public);
-                        let result =
-                            self.handle.authenticate_publickey_with(user, public, hash, &mut unlock).await;
-                        result.map_err(|error| error.0)
+            let keys = agent.keys().await?;
+            Ok::<_, crate::agent::AgentError>((agent, keys))
+        };
+        match asked.await {
+            Ok((agent, keys)) => {
+                self.agent = Some(agent);
+                if keys.is_empty() {
+                    self.tried.push("agent: it holds no key".into());
+                }
+                keys.into_iter().filter_map(|held| Shown::from_blob(&held.blob).map(|shown| (held, shown))).collect()
+            }
+            Err(error) => {
+                self.tried.push(format!("agent at {}: {error}", socket.display()));
+                Vec::new()
+            }
+        }
+    }
+
+    async fn try_candidate(&mut self, candidate: Candidate) -> Option<String> {
+        let Candidate { mut what, shown, holder } = candidate;
+        let user = &self.options.user;
+        let shown = match (shown, &holder) {
+            (Some(shown), _) => shown,
+            // Its public half is not known, so the server cannot be asked first whether the key would do.
+            (None, Holder::File(number)) => {
+                match self.files[*number].open(&*self.options.secrets, &mut self.asked).await {
+                    Ok(key) => Shown::Key(key.public_key().clone()),
+                    Err(reason) => {
+                        self.tried.push(format!("{what}: {reason}"));
+                        return None;
                     }
-                    None => match unlock.key().await {
-                        Ok(key) => {
-                            let hash = key.algorithm().is_rsa().then_some(HashAlg::Sha512);
-                            let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
-                            self.handle.authenticate_publickey(user, key).await.map_err(|e| e.to_string())
-                        }
-                        Err(reason) => Err(reason),
-                    },
-                };
-                self.asked |= unlock.asked;
-                result
+                }
+            }
+            (None, Holder::Agent(_)) => return None,
+        };
+        let mut signing = match (&holder, &mut self.agent) {
+            (Holder::Agent(blob), Some(agent)) => Signing::Agent { agent, blob },
+            (Holder::Agent(_), None) => return None,
+            (Holder::File(number), _) => Signing::File {
+                file: &mut self.files[*number],
+                secrets: &*self.options.secrets,
+                asked: &mut self.asked,
+            },
+        };
+        let (accepted, shortest) = (&self.options.pubkey_accepted_algorithms, self.options.required_rsa_size);
+        let Some(hash) = shown.signature(accepted.as_deref(), shortest) else {
+            self.tried.push(format!("{what}: PubkeyAcceptedAlgorithms or RequiredRSASize leave it out"));
+            return None;
+        };
+        let result = match &shown {
+            Shown::Key(key) => {
+                self.handle.authenticate_publickey_with(user, key.clone(), hash, &mut signing).await
+            }
+            Shown::Certificate(certificate) => {
+                let certificate = (**certificate).clone();
+                self.handle.authenticate_certificate_with(user, certificate, hash, &mut signing).await
             }
         };
+        if let (Ok(AuthResult::Failure { partial_success: false, .. }), Shown::Certificate(certificate)) =
+            (&result, &shown)
+        {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+            if let Some(flaw) = flaw(certificate, user, now) {
+                what = format!("{what} ({flaw})");
+            }
+        }
         let round_trips = if matches!(result, Ok(AuthResult::Success)) { 2 } else { 1 };
-        match self.judge(round_trips, &what, result) {
+        match self.judge(round_trips, &what, result.map_err(|error| error.0)) {
             Outcome::In => Some(what),
             Outcome::Refused => None,
         }
@@ -255,200 +372,104 @@ impl<'a> Login<'a> {
         answer
     }
 
-    async fn try_password(&mut self) -> Option<String> {
+    /// The second of the pair is whether it is worth another try.
+    async fn try_password(&mut self, attempt: u32) -> (Option<String>, bool) {
         let (user, host) = (&self.options.user, &self.options.name);
-        for attempt in 1..=ATTEMPTS {
-            if !self.goes_on(MethodKind::Password) {
-                return None;
+        let Some(password) = self.ask(Question::Password { user, host, attempt }).await else {
+            if attempt == 1 {
+                self.tried.push("password: nobody gave one".into());
             }
-            let password = self.ask(Question::Password { user, host, attempt }).await?;
-            let result = self.handle.authenticate_password(user, password.expose()).await;
-            if let Outcome::In = self.judge(1, "password", result.map_err(|error| error.to_string())) {
-                return Some("password".into());
-            }
+            return (None, false);
+        };
+        let result = self.handle.authenticate_password(user, password.expose()).await;
+        match self.judge(1, "password", result.map_err(|error| error.to_string())) {
+            Outcome::In => (Some("password".into()), false),
+            Outcome::Refused => (None, true),
         }
-        None
     }
 
-    async fn try_keyboard_interactive(&mut self) -> Option<String> {
+    /// The server's questions (RFC 4256): any number of rounds, any number of questions in each. The second of the pair is
+    /// whether it is worth another try; `more` is whether there is anything else to try when nobody answers.
+    async fn try_dialogue(&mut self, more: bool) -> (Option<String>, bool) {
         const WHAT: &str = "keyboard-interactive";
         let (user, host) = (&self.options.user, &self.options.name);
-        for _ in 0..ATTEMPTS {
-            if !self.goes_on(MethodKind::KeyboardInteractive) {
-                return None;
-            }
-            let mut reply = self.handle.authenticate_keyboard_interactive_start(user, None).await;
-            loop {
-                self.round_trips += 1;
-                let prompts = match reply {
-                    Ok(KeyboardInteractiveAuthResponse::InfoRequest { prompts, .. }) => prompts,
-                    Ok(KeyboardInteractiveAuthResponse::Success) => return Some(WHAT.into()),
-                    Ok(KeyboardInteractiveAuthResponse::Failure { remaining_methods, partial_success }) => {
-                        let result = AuthResult::Failure { remaining_methods, partial_success };
-                        self.judge(0, WHAT, Ok(result));
+        let mut reply = self.handle.authenticate_keyboard_interactive_start(user, None).await;
+        let mut unanswered = false;
+        for _ in 0..ROUNDS {
+            self.round_trips += 1;
+            let (name, instructions, prompts) = match reply {
+                Ok(KeyboardInteractiveAuthResponse::InfoRequest { name, instructions, prompts }) => {
+                    (name, instructions, prompts)
+                }
+                Ok(KeyboardInteractiveAuthResponse::Success) => return (Some(WHAT.into()), false),
+                Ok(KeyboardInteractiveAuthResponse::Failure { remaining_methods, partial_success }) => {
+                    let result = AuthResult::Failure { remaining_methods, partial_success };
+                    self.judge(0, WHAT, Ok(result));
+                    return (None, !unanswered);
+                }
+                Err(error) => {
+                    self.judge(0, WHAT, Err(error.to_string()));
+                    return (None, false);
+                }
+            };
+            let said = [name, instructions].join("\n");
+            let mut answers = Vec::new();
+            for (number, prompt) in prompts.iter().enumerate() {
+                self.hidden_prompts += u32::from(!prompt.echo);
+                let question = Question::Prompt {
+                    user,
+                    host,
+                    instructions: if number == 0 { said.trim() } else { "" },
+                    prompt: &prompt.prompt,
+                    echo: prompt.echo,
+                    attempt: self.hidden_prompts.max(1),
+                };
+                let answer = if unanswered { None } else { self.ask(question).await };
+                match answer {
+                    Some(answer) => answers.push(answer.expose().to_owned()),
+                    None => {
+                        let asked = printable(prompt.prompt.as_bytes(), 100);
+                        self.tried.push(format!("{WHAT}: nobody answered the server's question {asked:?}"));
+                        unanswered = true;
                         break;
                     }
-                    Err(error) => {
-                        self.judge(0, WHAT, Err(error.to_string()));
-                        return None;
-                    }
-                };
-                let mut answers = Vec::new();
-                for prompt in &prompts {
-                    let question = Question::Prompt { user, host, prompt: &prompt.prompt, echo: prompt.echo };
-                    let Some(answer) = self.ask(question).await else {
-                        self.tried.push(format!("{WHAT}: nobody to answer the server's question"));
-                        return None;
-                    };
-                    answers.push(answer.expose().to_owned());
                 }
-                reply = self.handle.authenticate_keyboard_interactive_respond(answers).await;
             }
+            if unanswered {
+                if !more {
+                    return (None, false);
+                }
+                // The library sends nothing else before the answers are in, so these are wrong ones.
+                answers = vec![String::new(); prompts.len()];
+            }
+            reply = self.handle.authenticate_keyboard_interactive_respond(answers).await;
         }
-        None
+        self.tried.push(format!("{WHAT}: no end after {ROUNDS} rounds of questions"));
+        self.stuck = true;
+        (None, false)
     }
+}
+
+/// The methods that may be tried, best first.
+fn methods(options: &SshOptions) -> Vec<MethodKind> {
+    let enabled = |method: &MethodKind| match method {
+        MethodKind::PublicKey => options.pubkey_authentication,
+        MethodKind::KeyboardInteractive => options.kbd_interactive_authentication,
+        MethodKind::Password => options.password_authentication,
+        _ => false,
+    };
+    let known = |name: &String| METHODS.into_iter().find(|method| <&str>::from(method) == name);
+    let ordered: Vec<MethodKind> = match &options.preferred_authentications {
+        Some(names) => names.iter().filter_map(known).collect(),
+        None => METHODS.to_vec(),
+    };
+    ordered.into_iter().filter(enabled).collect()
+}
+
+fn is_plain(shown: &Shown) -> bool {
+    matches!(shown, Shown::Key(_))
 }
 
 fn method_names(methods: &MethodSet) -> Vec<String> {
     methods.iter().map(|method| <&'static str>::from(method).to_owned()).collect()
-}
-
-fn agent_key(identity: &AgentIdentity) -> &ssh_key::public::KeyData {
-    match identity {
-        AgentIdentity::PublicKey { key, .. } => key.key_data(),
-        AgentIdentity::Certificate { certificate, .. } => certificate.public_key(),
-    }
-}
-
-/// SHA-1 signatures are never made; every server of the last ten years takes SHA-512.
-fn rsa_hash(key: &PublicKey) -> Option<HashAlg> {
-    key.algorithm().is_rsa().then_some(HashAlg::Sha512)
-}
-
-/// A key file as found.
-struct KeyFile {
-    path: PathBuf,
-    public: Option<PublicKey>,
-    private: Stored,
-}
-
-enum Stored {
-    Plain(Box<PrivateKey>),
-    /// The file's text; it takes a passphrase.
-    Encrypted(zeroize::Zeroizing<String>),
-    /// A public key: names a key of the agent.
-    PublicOnly,
-}
-
-impl KeyFile {
-    /// `None` where nobody named the file and it is not there.
-    fn read(identity: &Identity) -> Result<Option<Self>, String> {
-        use std::os::unix::fs::MetadataExt;
-        let path = &identity.file;
-        let read = std::fs::metadata(path).and_then(|metadata| Ok((metadata, std::fs::read(path)?)));
-        let (metadata, bytes) = match read {
-            Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !identity.explicit => {
-                return Ok(None);
-            }
-            Err(error) => return Err(error.to_string()),
-        };
-        let text = zeroize::Zeroizing::new(
-            String::from_utf8(bytes).map_err(|_| "not a private key in a text format".to_owned())?,
-        );
-        let beside = std::fs::read_to_string(format!("{}.pub", path.display()));
-        let beside = beside.ok().and_then(|text| PublicKey::from_openssh(&text).ok());
-        if let Ok(public) = PublicKey::from_openssh(&text) {
-            return Ok(Some(Self { path: path.clone(), public: Some(public), private: Stored::PublicOnly }));
-        }
-        if metadata.mode() & 0o077 != 0 {
-            return Err(format!(
-                "not used, because others may read it (mode {:04o}); chmod 600 it",
-                metadata.mode() & 0o7777
-            ));
-        }
-        match russh::keys::decode_secret_key(&text, None) {
-            Ok(key) => {
-                let public = Some(key.public_key().clone());
-                Ok(Some(Self { path: path.clone(), public, private: Stored::Plain(Box::new(key)) }))
-            }
-            // The library has several ways to say that a passphrase is missing, so the file itself is asked.
-            Err(_) if is_encrypted(&text) => {
-                let inside = PrivateKey::from_openssh(text.as_str()).ok().map(|key| key.public_key().clone());
-                let public = inside.or(beside);
-                Ok(Some(Self { path: path.clone(), public, private: Stored::Encrypted(text) }))
-            }
-            // The library's own words might quote the file.
-            Err(_) => Err("not a private key in a format that can be read".into()),
-        }
-    }
-}
-
-fn is_encrypted(text: &str) -> bool {
-    text.contains("BEGIN ENCRYPTED PRIVATE KEY")
-        || text.contains("Proc-Type: 4,ENCRYPTED")
-        || PrivateKey::from_openssh(text).is_ok_and(|key| key.is_encrypted())
-        || text.starts_with("PuTTY-User-Key-File-") && !text.contains("Encryption: none")
-}
-
-/// Signs with a key that takes a passphrase, asked for when the signature is.
-struct Unlock<'a> {
-    options: &'a SshOptions,
-    path: &'a Path,
-    text: zeroize::Zeroizing<String>,
-    asked: bool,
-}
-
-/// Why there is no signature, in words that may be shown.
-struct NoSignature(String);
-
-impl From<russh::SendError> for NoSignature {
-    fn from(error: russh::SendError) -> Self {
-        Self(error.to_string())
-    }
-}
-
-impl Unlock<'_> {
-    async fn key(&mut self) -> Result<PrivateKey, String> {
-        for attempt in 1..=ATTEMPTS {
-            let question = Question::Passphrase { file: self.path, attempt };
-            let Some(passphrase) = self.options.secrets.ask(question).await else {
-                let wrong = if attempt > 1 {
-                    "the passphrase is wrong"
-                } else {
-                    "it needs a passphrase, and nobody gave one"
-                };
-                return Err(wrong.into());
-            };
-            self.asked |= !self.options.secrets.unattended();
-            let text = self.text.clone();
-            // Deriving the key from the passphrase is slow on purpose.
-            let decoded = tokio::task::spawn_blocking(move || {
-                russh::keys::decode_secret_key(&text, Some(passphrase.expose())).ok()
-            });
-            if let Ok(Some(key)) = decoded.await {
-                return Ok(key);
-            }
-        }
-        Err("the passphrase is wrong".into())
-    }
-}
-
-impl Signer for Unlock<'_> {
-    type Error = NoSignature;
-
-    /// Returns `to_sign` with the signature behind it (RFC 4252 §7).
-    async fn auth_sign(
-        &mut self,
-        _identity: &AgentIdentity,
-        _hash: Option<HashAlg>,
-        mut to_sign: Vec<u8>,
-    ) -> Result<Vec<u8>, NoSignature> {
-        let key = self.key().await.map_err(NoSignature)?;
-        // For RSA this is rsa-sha2-512, which is what the server was asked about.
-        let signature: ssh_key::Signature =
-            key.try_sign(&to_sign).map_err(|_| NoSignature("it cannot sign".into()))?;
-        signature.encode_prefixed(&mut to_sign).map_err(|_| NoSignature("it cannot sign".into()))?;
-        Ok(to_sign)
-    }
 }
