@@ -4,11 +4,12 @@ mod client_support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use client_support::agent::Agent;
 use client_support::{builder, refused, settings, target};
 use sortie_client::error::{Error, HostKeyProblem};
 use sortie_client::observe::{Observer, Step};
@@ -140,44 +141,12 @@ async fn a_password_gets_in_and_a_wrong_one_is_not_echoed() -> Result<()> {
     Ok(())
 }
 
-/// An agent of the test's own, ended with it.
-struct Agent {
-    child: Child,
-    socket: std::path::PathBuf,
-    _directory: tempfile::TempDir,
-}
-
-impl Agent {
-    async fn start(key: &std::path::Path) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let socket = directory.path().join("agent");
-        let child =
-            Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn()?;
-        let agent = Self { child, socket, _directory: directory };
-        sortie_tests::eventually("the agent", || {
-            let added =
-                Command::new("ssh-add").arg("-q").arg(key).env("SSH_AUTH_SOCK", &agent.socket).output()?;
-            anyhow::ensure!(added.status.success(), "{added:?}");
-            Ok(())
-        })
-        .await?;
-        Ok(agent)
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[tokio::test]
 async fn an_agent_logs_in_with_the_keys_it_holds() -> Result<()> {
     require_root!();
     require_programs!("sshd", "ssh-agent", "ssh-add");
     let host = host().start()?;
-    let agent = Agent::start(&host.access().identity).await?;
+    let agent = Agent::with(&host.access().identity).await?;
     let by_agent = SshSettings {
         identities: Vec::new(),
         agent_socket: Some(agent.socket.clone()),

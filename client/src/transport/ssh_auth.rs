@@ -47,11 +47,14 @@ pub(super) struct Login<'a> {
     asked: bool,
     /// Questions with hidden answers so far: a password that is known is the answer to the first of them alone.
     hidden_prompts: u32,
+    /// The last try was right, and the server wants something else besides.
+    partial: bool,
     /// The library waits for answers that nobody has, so nothing else can be tried.
     stuck: bool,
 }
 
 /// A key or certificate that may be tried.
+#[derive(Clone)]
 struct Candidate {
     /// Names it in errors.
     what: String,
@@ -61,6 +64,7 @@ struct Candidate {
 }
 
 /// Who can sign for it.
+#[derive(Clone)]
 enum Holder {
     /// The agent, by this name of the key.
     Agent(Vec<u8>),
@@ -70,7 +74,8 @@ enum Holder {
 
 /// What is left to be tried.
 struct Means {
-    candidates: VecDeque<Candidate>,
+    /// Their numbers.
+    candidates: VecDeque<usize>,
     /// How often a password may still be sent, and the server's questions be answered (`NumberOfPasswordPrompts`).
     passwords: u32,
     dialogues: u32,
@@ -106,6 +111,7 @@ impl<'a> Login<'a> {
             round_trips: 1,
             asked: false,
             hidden_prompts: 0,
+            partial: false,
             stuck: false,
         }
     }
@@ -134,8 +140,10 @@ impl<'a> Login<'a> {
         let methods = methods(self.options);
         let prompts = self.options.password_prompts;
         let mut means = Means { candidates: VecDeque::new(), passwords: prompts, dialogues: prompts };
+        let mut candidates = Vec::new();
         if methods.contains(&MethodKind::PublicKey) {
-            means.candidates = self.candidates().await.into();
+            candidates = self.candidates().await;
+            means.candidates = (0..candidates.len()).collect();
         }
         if methods.first() != Some(&MethodKind::PublicKey) || means.candidates.is_empty() {
             // Nobody is asked for anything before the server has said that it would take it.
@@ -144,12 +152,17 @@ impl<'a> Login<'a> {
                 return Some("none".into());
             }
         }
+        let mut right = Vec::new();
         loop {
             let next = methods.iter().find(|method| self.goes_on(**method) && means.left(**method));
             let method = match next? {
                 MethodKind::PublicKey => {
-                    let candidate = means.candidates.pop_front()?;
-                    self.try_candidate(candidate).await
+                    let number = means.candidates.pop_front()?;
+                    let method = self.try_candidate(candidates[number].clone()).await;
+                    if self.partial {
+                        right.push(number);
+                    }
+                    method
                 }
                 MethodKind::KeyboardInteractive => {
                     means.dialogues -= 1;
@@ -167,6 +180,10 @@ impl<'a> Login<'a> {
             };
             if method.is_some() {
                 return method;
+            }
+            if std::mem::take(&mut self.partial) {
+                // A key that was refused while the server wanted something else may be what it wants now.
+                means.candidates = (0..candidates.len()).filter(|number| !right.contains(number)).collect();
             }
         }
     }
@@ -186,6 +203,7 @@ impl<'a> Login<'a> {
                 let verdict =
                     if partial_success { "accepted, but more is asked for" } else { "not accepted" };
                 self.tried.push(format!("{what}: {verdict}"));
+                self.partial |= partial_success;
                 if !(remaining_methods.is_empty() && self.handle.is_closed()) {
                     self.allowed = Some(remaining_methods);
                 }
@@ -201,6 +219,9 @@ impl<'a> Login<'a> {
         self.read_files();
         let held = self.agent_keys().await;
         let holder = |key: &Shown| held.iter().find(|(_, shown)| is_plain(shown) && shown.key() == key.key());
+        let is_in = |file: &KeyFile, key: &Shown| {
+            file.public.as_ref().is_some_and(|public| public.key_data() == key.key())
+        };
 
         let mut all = Vec::new();
         for path in &self.options.certificate_files {
@@ -208,24 +229,23 @@ impl<'a> Login<'a> {
             match read_certificate(path) {
                 Ok(certificate) => {
                     let shown = Shown::Certificate(Box::new(certificate));
-                    let file = self.files.iter().position(|file| {
-                        file.elsewhere().is_none() && file.public.as_ref().map(|k| k.key_data()) == Some(shown.key())
-                    });
+                    let usable = |file: &KeyFile| file.elsewhere().is_none() && is_in(file, &shown);
+                    let file = self.files.iter().position(usable);
                     let holder = holder(&shown)
                         .map(|(held, _)| Holder::Agent(held.blob.clone()))
                         .or(file.map(Holder::File));
                     match holder {
                         Some(holder) => all.push(Candidate { what, shown: Some(shown), holder }),
-                        None => self.tried.push(format!("{what}: neither the agent nor a key file has its key")),
+                        None => {
+                            self.tried.push(format!("{what}: neither the agent nor a key file has its key"));
+                        }
                     }
                 }
                 Err(reason) => self.tried.push(format!("{what}: {reason}")),
             }
         }
 
-        let named = |shown: &Shown| {
-            self.files.iter().any(|file| file.public.as_ref().map(|k| k.key_data()) == Some(shown.key()))
-        };
+        let named = |shown: &Shown| self.files.iter().any(|file| is_in(file, shown));
         let (first, others): (Vec<_>, Vec<_>) = held.iter().partition(|(_, shown)| named(shown));
         let others = others.into_iter().filter(|_| !self.options.identities_only);
         for (held, shown) in first.into_iter().chain(others) {
@@ -241,7 +261,8 @@ impl<'a> Login<'a> {
 
         let mut unusable = Vec::new();
         for (number, file) in self.files.iter().enumerate() {
-            let by_agent = file.public.clone().map(Shown::Key).and_then(|key| holder(&key).map(|(held, _)| held));
+            let by_agent =
+                file.public.clone().map(Shown::Key).and_then(|key| holder(&key).map(|(held, _)| held));
             let what = format!("key {}", file.path.display());
             if by_agent.is_none() {
                 match file.elsewhere() {
@@ -257,14 +278,15 @@ impl<'a> Login<'a> {
                 }
             }
             // Where somebody named certificates, those that lie beside key files do not count (ssh_config(5), CertificateFile).
-            let beside = file.certificate.as_ref().filter(|_| self.options.certificate_files.is_empty());
-            let known = |certificate: &&Box<Certificate>| {
-                all.iter().any(|c| matches!(&c.shown, Some(Shown::Certificate(shown)) if shown == *certificate))
+            let beside = file.certificate.as_deref().filter(|_| self.options.certificate_files.is_empty());
+            let known = |certificate: &Certificate| {
+                all.iter()
+                    .any(|c| matches!(&c.shown, Some(Shown::Certificate(shown)) if **shown == *certificate))
             };
             if let Some(certificate) = beside.filter(|certificate| !known(certificate)) {
                 all.push(Candidate {
                     what: format!("{what} with its certificate"),
-                    shown: Some(Shown::Certificate(certificate.clone())),
+                    shown: Some(Shown::Certificate(Box::new(certificate.clone()))),
                     holder: by_agent.map_or(Holder::File(number), |held| Holder::Agent(held.blob.clone())),
                 });
             }
@@ -302,7 +324,9 @@ impl<'a> Login<'a> {
                 if keys.is_empty() {
                     self.tried.push("agent: it holds no key".into());
                 }
-                keys.into_iter().filter_map(|held| Shown::from_blob(&held.blob).map(|shown| (held, shown))).collect()
+                keys.into_iter()
+                    .filter_map(|held| Shown::from_blob(&held.blob).map(|shown| (held, shown)))
+                    .collect()
             }
             Err(error) => {
                 self.tried.push(format!("agent at {}: {error}", socket.display()));

@@ -64,7 +64,8 @@ impl Shown {
             Algorithm::Rsa { .. } => {
                 let long_enough = self.key().rsa().is_some_and(|key| key.key_size() >= shortest_rsa);
                 let hashes = [HashAlg::Sha512, HashAlg::Sha256];
-                let usable = |hash: &HashAlg| is_accepted(accepted, &of(Algorithm::Rsa { hash: Some(*hash) }));
+                let usable =
+                    |hash: &HashAlg| is_accepted(accepted, &of(Algorithm::Rsa { hash: Some(*hash) }));
                 hashes.into_iter().find(|hash| long_enough && usable(hash)).map(Some)
             }
             Algorithm::Ed25519
@@ -142,7 +143,8 @@ impl KeyFile {
         match russh::keys::decode_secret_key(&text, None) {
             Ok(key) => {
                 let public = Some(key.public_key().clone());
-                let on_token = matches!(key.algorithm(), Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256);
+                let on_token =
+                    matches!(key.algorithm(), Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256);
                 file(public, if on_token { Stored::Elsewhere(ON_TOKEN) } else { Stored::Open(Arc::new(key)) })
             }
             // The library has several ways to say that a passphrase is missing, so the file itself is asked.

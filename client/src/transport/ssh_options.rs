@@ -198,23 +198,17 @@ const NOT_OBEYED_YET: &[&str] = &[
     "bindaddress",
     "bindinterface",
     "casignaturealgorithms",
-    "certificatefile",
     "ciphers",
     "hostkeyalgorithms",
     "hostkeyalias",
-    "kbdinteractiveauthentication",
     "macs",
-    "passwordauthentication",
-    "preferredauthentications",
     "proxy",
-    "pubkeyacceptedalgorithms",
-    "pubkeyauthentication",
     "requiredrsasize",
     "revokedhostkeys",
 ];
 
 /// Tried where nobody names a key file, best first.
-const DEFAULT_IDENTITIES: &[&str] = &["id_ed25519", "id_ecdsa", "id_rsa"];
+const DEFAULT_IDENTITIES: &[&str] = &["id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa"];
 
 impl SshOptions {
     /// Decides how `target` is reached. Reads the configuration files.
@@ -352,11 +346,7 @@ impl SshOptions {
 fn refuse_what_is_not_obeyed_yet(config: &HostConfig) -> Result<(), String> {
     let harmless = |name: &str| match name {
         "addressfamily" => config.address_family == Some(AddressFamily::Any),
-        "certificatefile" => config.certificate_files.iter().all(|file| file.eq_ignore_ascii_case("none")),
-        "kbdinteractiveauthentication" => config.kbd_interactive_authentication == Some(true),
-        "passwordauthentication" => config.password_authentication == Some(true),
         "proxy" => config.proxy == Some(Proxy::None),
-        "pubkeyauthentication" => config.pubkey_authentication == Some(true),
         "revokedhostkeys" => config.revoked_host_keys.as_ref().is_some_and(Vec::is_empty),
         _ => false,
     };
@@ -457,11 +447,11 @@ mod tests {
 
     #[test]
     fn what_is_not_obeyed_yet_is_refused_by_its_place() {
-        for line in ["ProxyJump bastion", "HostKeyAlias x", "Ciphers aes128-ctr", "PubkeyAuthentication no"] {
+        for line in ["ProxyJump bastion", "HostKeyAlias x", "Ciphers aes128-ctr"] {
             let error = resolve("h", &format!("\n{line}\n"), |_| ()).err().unwrap().to_string();
             assert!(error.contains("line 2"), "{error}");
         }
-        for line in ["ProxyJump none", "ProxyCommand none", "AddressFamily any", "PubkeyAuthentication yes"] {
+        for line in ["ProxyJump none", "ProxyCommand none", "AddressFamily any"] {
             assert!(resolve("h", line, |_| ()).is_ok(), "{line}");
         }
     }

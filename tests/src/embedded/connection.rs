@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use russh::keys::PublicKey;
-use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
+use russh::server::{
+    Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
+};
 use russh::{Channel, ChannelId, ChannelOpenFailure, ChannelWriteHalf};
 use tokio::sync::{mpsc, watch};
 
@@ -18,6 +20,8 @@ pub(super) struct Connection {
     shared: Arc<Shared>,
     channels: HashMap<ChannelId, State>,
     input_left: Option<u64>,
+    /// The round of questions that comes next.
+    round: usize,
 }
 
 enum State {
@@ -33,7 +37,7 @@ enum State {
 impl Connection {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let input_left = shared.builder.faults.cut_after_input;
-        Self { shared, channels: HashMap::new(), input_left }
+        Self { shared, channels: HashMap::new(), input_left, round: 0 }
     }
 
     fn accepts(&self, user: &str, key: &PublicKey) -> Auth {
@@ -77,6 +81,37 @@ impl Handler for Connection {
         let builder = &self.shared.builder;
         let right = user == builder.user && builder.password.as_deref() == Some(password);
         Ok(if right { Auth::Accept } else { Auth::reject() })
+    }
+
+    async fn auth_keyboard_interactive<'a>(
+        &'a mut self,
+        user: &str,
+        _submethods: &str,
+        response: Option<Response<'a>>,
+    ) -> Result<Auth, Self::Error> {
+        let rounds = &self.shared.builder.dialogue;
+        let right = match (response, self.round.checked_sub(1).and_then(|last| rounds.get(last))) {
+            // A new try.
+            (None, _) => {
+                self.round = 0;
+                user == self.shared.builder.user && !rounds.is_empty()
+            }
+            (Some(answers), Some(asked)) => {
+                answers.eq(asked.iter().map(|(_, _, answer)| answer.as_bytes().to_vec()))
+            }
+            (Some(_), None) => false,
+        };
+        if !right {
+            return Ok(Auth::reject());
+        }
+        let Some(questions) = rounds.get(self.round) else { return Ok(Auth::Accept) };
+        self.round += 1;
+        let prompts: Vec<_> = questions.iter().map(|(text, echo, _)| (text.clone().into(), *echo)).collect();
+        Ok(Auth::Partial {
+            name: "".into(),
+            instructions: format!("round {}", self.round).into(),
+            prompts: prompts.into(),
+        })
     }
 
     async fn auth_publickey_offered(

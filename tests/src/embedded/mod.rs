@@ -39,6 +39,7 @@ use connection::Connection;
 pub struct Builder {
     user: String,
     password: Option<String>,
+    dialogue: Vec<Vec<(String, bool, String)>>,
     keys: Vec<PublicKey>,
     host_key: Option<KeyPair>,
     shell: PathBuf,
@@ -72,6 +73,18 @@ impl Builder {
     #[must_use]
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
+        self
+    }
+
+    /// Asks these questions by `keyboard-interactive` (RFC 4256), round after round, and lets in whoever answers all of
+    /// them: the text, whether the answer may be seen, and the answer. A round may be empty. Before each round it says
+    /// its number.
+    #[must_use]
+    pub fn dialogue(mut self, rounds: &[&[(&str, bool, &str)]]) -> Self {
+        let owned = |round: &&[(&str, bool, &str)]| {
+            round.iter().map(|&(text, echo, answer)| (text.to_owned(), echo, answer.to_owned())).collect()
+        };
+        self.dialogue = rounds.iter().map(owned).collect();
         self
     }
 
@@ -185,7 +198,7 @@ impl Builder {
             &host_key,
         )?;
         let mark = Mark::new();
-        let config = Arc::new(server_config(&host_key, self.password.is_some()));
+        let config = Arc::new(server_config(&host_key, &self));
         let shared = Arc::new(Shared {
             env: self.login_env(files.path(), &mark),
             home: files.path().join("home"),
@@ -256,6 +269,7 @@ impl Embedded {
         Builder {
             user: "deploy".to_owned(),
             password: None,
+            dialogue: Vec::new(),
             keys: Vec::new(),
             host_key: None,
             shell: "/bin/sh".into(),
@@ -341,11 +355,14 @@ fn list(root: &Path, dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn server_config(host_key: &KeyPair, password: bool) -> server::Config {
+fn server_config(host_key: &KeyPair, builder: &Builder) -> server::Config {
     let mut methods = russh::MethodSet::empty();
     methods.push(russh::MethodKind::PublicKey);
-    if password {
+    if builder.password.is_some() {
         methods.push(russh::MethodKind::Password);
+    }
+    if !builder.dialogue.is_empty() {
+        methods.push(russh::MethodKind::KeyboardInteractive);
     }
     server::Config {
         methods,

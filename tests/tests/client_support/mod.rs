@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each suite uses its own part of this")]
 
+pub(crate) mod agent;
+
 use std::sync::Arc;
 
 use anyhow::Result;
