@@ -264,6 +264,15 @@ fn advice(error: &Error) -> Option<String> {
         Error::HostKey { problem: HostKeyProblem::Changed { .. }, .. } => {
             "find out why before anything else; if the host was installed anew, `ssh-keygen -R HOST` removes the old key"
         }
+        Error::HostKey { problem: HostKeyProblem::Certificate { .. }, .. } => {
+            "have the host's certificate made anew by its authority (`ssh-keygen -s CA -h -n NAMES`), for the name that \
+             the host is reached by; HostKeyAlias in ssh_config gives another"
+        }
+        Error::HostKey {
+            problem:
+                HostKeyProblem::NotAllowed | HostKeyProblem::TooShort { .. } | HostKeyProblem::NotAgreed { .. },
+            ..
+        } => "give the host another key (`ssh-keygen -A` makes one of each type), and tell known_hosts of it",
         Error::HostKey { .. } => {
             "the key must not be used; find out who revoked it and why, or mend the file that is named"
         }

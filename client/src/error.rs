@@ -10,7 +10,9 @@ use std::time::Duration;
 use sortie_protocol::message::ErrorFrame;
 
 use crate::audit::AuditError;
+use crate::host_certificate::CertificateProblem;
 use crate::observe::Step;
+use crate::place::Place;
 
 /// Everything that can go wrong with a session.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -175,6 +177,34 @@ pub enum HostKeyProblem {
         /// Its line.
         line: usize,
     },
+    /// The key, or the certificate or authority that should vouch for it, is in a `RevokedHostKeys` file.
+    RevokedBy {
+        /// The file that says so.
+        file: PathBuf,
+    },
+    /// The certificate proves nothing, and the key by itself is not known.
+    Certificate {
+        /// Where known_hosts has its authority; `None` where it did not come to that.
+        authority: Option<Place>,
+        /// What is wrong with the certificate.
+        problem: Box<CertificateProblem>,
+    },
+    /// `HostKeyAlgorithms` leaves this type of key out.
+    NotAllowed,
+    /// An RSA key is too short to prove anything.
+    TooShort {
+        /// How many bits it has.
+        bits: usize,
+        /// How many it has to have, by `RequiredRSASize`.
+        least: usize,
+    },
+    /// The server agreed on one algorithm and used another.
+    NotAgreed {
+        /// What both sides had agreed on.
+        agreed: String,
+        /// The type of the key that it showed, and what it signed by.
+        used: Box<str>,
+    },
     /// A known_hosts file could not be read or written.
     File {
         /// Which one.
@@ -205,6 +235,28 @@ impl fmt::Display for HostKeyProblem {
             Self::Revoked { file, line } => {
                 write!(f, "the host key is revoked by {} line {line}; it is never accepted", file.display())
             }
+            Self::RevokedBy { file } => {
+                write!(f, "the host key is revoked by {}; it is never accepted", file.display())
+            }
+            Self::Certificate { authority: Some(place), problem } => {
+                write!(f, "the host's certificate is by the authority in {place}, but {problem}")
+            }
+            Self::Certificate { authority: None, problem } => {
+                write!(f, "the host's certificate is worth nothing: {problem}")
+            }
+            Self::NotAllowed => write!(
+                f,
+                "the host showed a key of a type that HostKeyAlgorithms leaves out; its certificate is not trusted"
+            ),
+            Self::TooShort { bits, least } => write!(
+                f,
+                "the host key, or that of its authority, is of {bits} bits, and RequiredRSASize asks for {least}; \
+                 the host needs a new one"
+            ),
+            Self::NotAgreed { agreed, used } => write!(
+                f,
+                "the server agreed on {agreed}, then used {used}; it is broken, or somebody is in between"
+            ),
             Self::File { file, reason } => {
                 write!(f, "{}: {reason}; host keys cannot be checked", file.display())
             }

@@ -34,6 +34,7 @@
 
 mod aftermath;
 mod agent;
+mod algorithms;
 #[cfg(feature = "apply")]
 pub mod apply;
 pub mod audit;
@@ -42,10 +43,14 @@ mod client;
 pub mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod host_certificate;
+mod host_trust;
 pub mod known_hosts;
 pub mod observe;
 mod pattern;
+mod place;
 pub mod redact;
+pub mod revoked_keys;
 pub mod runners;
 pub mod secret;
 pub mod session;
@@ -55,6 +60,7 @@ pub mod transport;
 
 pub use client::{Client, ClientBuilder, Pipe};
 pub use error::Error;
+pub use place::Place;
 pub use runners::{Machine, Runner, RunnerSet};
 pub use session::{CommandOptions, Farewell, Opening, Running, Session};
 pub use sortie_protocol as protocol;

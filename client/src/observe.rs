@@ -3,7 +3,10 @@
 //! The CLI's `doctor` and `--trace` are built on it. An observer sees no parameters, no output and no secrets.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use crate::place::Place;
 
 /// A step of reaching a host. Errors name the step they happened in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,6 +83,22 @@ pub struct FrameTrace<'a> {
     pub summary: String,
 }
 
+/// The key that a host proved to have, and why it is trusted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HostKeyShown {
+    /// The type of the key, such as `ssh-ed25519`.
+    pub algorithm: String,
+    /// Its SHA-256 fingerprint, as `ssh-keygen -l` prints it.
+    pub fingerprint: String,
+    /// The fingerprint of the authority that vouches for it, if it is trusted by its certificate.
+    pub authority: Option<String>,
+    /// The line of known_hosts with the key, or with its authority.
+    pub known_at: Option<Place>,
+    /// The file that it was added to, being new.
+    pub added_to: Option<PathBuf>,
+}
+
 /// Watches a session. Called from the session's own tasks: must return at once and must not panic.
 pub trait Observer: Send + Sync {
     /// A step begins.
@@ -93,10 +112,10 @@ pub trait Observer: Send + Sync {
         let _ = (step, took, round_trips, detail);
     }
 
-    /// A host showed a key that is accepted: the host as it stands in known_hosts, the algorithm such as `ssh-ed25519`, and
-    /// the fingerprint as `ssh-keygen -l` prints it. Of several hosts on the way to one, that one comes last.
-    fn host_key(&self, host: &str, algorithm: &str, fingerprint: &str) {
-        let _ = (host, algorithm, fingerprint);
+    /// A host proved who it is, before anybody logs in: the host as it stands in known_hosts, and the key that is
+    /// accepted. Of several hosts on the way to one, that one comes last.
+    fn host_key(&self, host: &str, key: &HostKeyShown) {
+        let _ = (host, key);
     }
 
     /// Something a user should know that does not stop anything.

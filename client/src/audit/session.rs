@@ -15,7 +15,7 @@ use sortie_protocol::{CommandType, Sha256Hex, Stream};
 
 use super::{AuditError, AuditLog, Becoming, HostKey, Outcome, Output, Record};
 use crate::error::{Error, printable};
-use crate::observe::{FrameTrace, Observer, Step};
+use crate::observe::{FrameTrace, HostKeyShown, Observer, Step};
 use crate::redact;
 use crate::session::output;
 use crate::transport::{Launch, Starting, Transport};
@@ -350,14 +350,14 @@ impl Observer for Noting<'_> {
         self.observer.step_finished(step, took, round_trips, detail);
     }
 
-    fn host_key(&self, host: &str, algorithm: &str, fingerprint: &str) {
-        let key = HostKey {
+    fn host_key(&self, host: &str, key: &HostKeyShown) {
+        let shown = HostKey {
             host: host.to_owned(),
-            algorithm: algorithm.to_owned(),
-            fingerprint: fingerprint.to_owned(),
+            algorithm: key.algorithm.clone(),
+            fingerprint: key.fingerprint.clone(),
         };
-        self.host_keys.lock().unwrap_or_else(PoisonError::into_inner).push(key);
-        self.observer.host_key(host, algorithm, fingerprint);
+        self.host_keys.lock().unwrap_or_else(PoisonError::into_inner).push(shown);
+        self.observer.host_key(host, key);
     }
 
     fn warning(&self, text: &str) {

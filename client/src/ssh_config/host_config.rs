@@ -1,10 +1,9 @@
 //! What the configuration says about one host, keyword by keyword.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::place::Place;
 use crate::target::Target;
 
 /// How host keys without an entry in known_hosts are met. There is no "off".
@@ -38,21 +37,6 @@ pub enum Proxy {
     Jump(Vec<Target>),
     /// `ProxyCommand` as written, tokens not expanded.
     Command(String),
-}
-
-/// Where a value stands.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Place {
-    /// The file.
-    pub file: PathBuf,
-    /// Its line, from 1.
-    pub line: usize,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} line {}", self.file.display(), self.line)
-    }
 }
 
 /// What the configuration says about one host. `None` and empty mean: nothing. Paths are as written: `~`, tokens and
@@ -107,6 +91,8 @@ pub struct HostConfig {
     pub host_key_alias: Option<String>,
     /// `HashKnownHosts`.
     pub hash_known_hosts: Option<bool>,
+    /// `CheckHostIP`.
+    pub check_host_ip: Option<bool>,
     /// `UserKnownHostsFile`.
     pub user_known_hosts: Option<Vec<String>>,
     /// `GlobalKnownHostsFile`.

@@ -95,7 +95,6 @@ const BY_SSH: &str = "reach it through the ssh program";
 /// is, and what to do instead.
 const REFUSED: &[(&str, &[&str], &str)] = &[
     ("canonicalizehostname", &["no", "false"], "write the whole name"),
-    ("checkhostip", &["no", "false"], "leave it out, as ssh does since 8.5"),
     ("hostbasedauthentication", &["no", "false"], "use a key"),
     ("kbdinteractivedevices", &[], "leave it out"),
     ("knownhostscommand", &["none"], BY_SSH),

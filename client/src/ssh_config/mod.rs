@@ -13,8 +13,9 @@ mod value;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use crate::place::Place;
 pub use file::{ConfigFile, ConfigSource};
-pub use host_config::{AddressFamily, HostConfig, HostKeyPolicy, Place, Proxy};
+pub use host_config::{AddressFamily, HostConfig, HostKeyPolicy, Proxy};
 
 use self::keywords::{Met, met};
 use self::lexer::Line;

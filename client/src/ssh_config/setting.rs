@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::host_config::{AddressFamily, HostConfig, HostKeyPolicy, Place, Proxy};
+use super::host_config::{AddressFamily, HostConfig, HostKeyPolicy, Proxy};
 use super::lexer::Line;
 use super::value;
+use crate::place::Place;
 use crate::target::{Target, check_user, parse_port};
 
 /// As many hops as anybody has; a longer chain is a mistake.
@@ -91,6 +92,7 @@ pub(super) fn set(
             flag("kbdinteractiveauthentication", &mut config.kbd_interactive_authentication, line)?
         }
         "batchmode" => flag("batchmode", &mut config.batch_mode, line)?,
+        "checkhostip" => flag("checkhostip", &mut config.check_host_ip, line)?,
         "hashknownhosts" => flag("hashknownhosts", &mut config.hash_known_hosts, line)?,
         "numberofpasswordprompts" => first(
             "numberofpasswordprompts",

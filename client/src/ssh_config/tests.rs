@@ -79,7 +79,6 @@ fn keywords_without_bearing_are_passed_over() {
 fn what_cannot_be_obeyed_is_refused_by_name_file_and_line() {
     for line in [
         "CanonicalizeHostname yes",
-        "CheckHostIP yes",
         "HostbasedAuthentication yes",
         "KbdInteractiveDevices pam",
         "KnownHostsCommand /bin/true",
@@ -99,7 +98,7 @@ fn what_cannot_be_obeyed_is_refused_by_name_file_and_line() {
 
 #[test]
 fn values_that_change_nothing_are_not_refused() {
-    let text = "CanonicalizeHostname no\nCheckHostIP no\nKnownHostsCommand none\nRemoteCommand none\nSessionType default\n";
+    let text = "CanonicalizeHostname no\nKnownHostsCommand none\nRemoteCommand none\nSessionType default\n";
     assert_eq!(read(text, "web1"), Ok(HostConfig::default()));
 }
 

@@ -16,11 +16,11 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Limits};
 use tokio::sync::mpsc;
 
 use super::ssh_auth::Login;
-use super::ssh_hostkey::{Handler, Seen, handshake_reason, kex_algorithms, preferred};
+use super::ssh_hostkey::{Handler, Seen, accepted, handshake_reason, kex_algorithms, preferred};
 use super::ssh_options::{SshOptions, SshSettings};
 use super::{Connection, Ended, ExitStatus, Launch, Pipes, Starting, Transport, connection, ssh_connect};
 use crate::error::Error;
-use crate::known_hosts::{HostName, KnownHosts};
+use crate::host_trust::{Trust, TrustSettings};
 use crate::observe::{Observer, Step, StepTimer};
 use crate::target::Target;
 
@@ -110,25 +110,11 @@ impl Ssh {
     async fn shake_hands(&self, observer: &dyn Observer) -> Result<Handle<Handler>, Error> {
         let options = &self.options;
         let config = |reason| Error::Config { host: options.name.clone(), reason };
-        let name = HostName::new(&options.address, self.known_port);
-        let entry = name.entry();
-        let files: Vec<_> =
-            options.user_known_hosts.iter().chain(&options.global_known_hosts).cloned().collect();
-        let known = KnownHosts::load(&files).map_err(|(file, error)| {
-            config(format!("{} cannot be read, so host keys cannot be checked: {error}", file.display()))
-        })?;
+        let trust = Trust::load(self.trust_settings()).map_err(config)?;
         let kex = kex_algorithms(options.kex_algorithms.as_deref()).map_err(config)?;
-        let preferred = preferred(kex, &known.algorithms(&name));
+        let preferred = preferred(kex, &trust);
+        let entry = trust.name.entry().to_owned();
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let handler = Handler {
-            host: options.name.clone(),
-            name,
-            known,
-            files: files.clone(),
-            policy: options.host_key_policy,
-            accepted: None,
-            seen: Arc::clone(&seen),
-        };
         let library = Arc::new(client::Config {
             preferred,
             nodelay: true,
@@ -142,6 +128,13 @@ impl Ssh {
             let stream =
                 ssh_connect::connect(&options.name, &options.address, options.port, observer).await?;
             let timer = StepTimer::start(observer, Step::KeyExchange);
+            let handler = Handler {
+                host: options.name.clone(),
+                trust,
+                address: stream.remote_address(),
+                hash_names: options.hash_known_hosts,
+                seen: Arc::clone(&seen),
+            };
             let result = client::connect_stream(library, stream, handler).await;
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(error) = seen.refused.take() {
@@ -152,16 +145,32 @@ impl Ssh {
                 step: Step::KeyExchange,
                 reason: seen.disconnect.take().unwrap_or_else(|| handshake_reason(&error)),
             })?;
+            let key = accepted(&options.name, &mut seen, &handle)?;
             timer.done(2, &seen.negotiated);
-            if let Some((algorithm, fingerprint)) = &seen.accepted {
-                observer.host_key(&entry, algorithm, fingerprint);
+            if let Some(file) = &key.added_to {
+                observer.warning(&format!("the host key of {entry} was added to {}", file.display()));
             }
-            if let Some(warning) = &seen.added {
-                observer.warning(warning);
-            }
+            observer.host_key(&entry, &key);
             Ok(handle)
         };
         self.limited(Step::Connect, options.connect_timeout, shake).await?
+    }
+
+    fn trust_settings(&self) -> TrustSettings {
+        let options = &self.options;
+        TrustSettings {
+            address: options.address.clone(),
+            port: self.known_port,
+            alias: options.host_key_alias.clone(),
+            user_files: options.user_known_hosts.clone(),
+            global_files: options.global_known_hosts.clone(),
+            revoked_files: options.revoked_host_keys.clone(),
+            policy: options.host_key_policy,
+            key_algorithms: options.host_key_algorithms.clone(),
+            ca_algorithms: options.ca_signature_algorithms.clone(),
+            rsa_bits: usize::try_from(options.required_rsa_size).unwrap_or(usize::MAX),
+            check_address: options.check_host_ip,
+        }
     }
 
     async fn limited<T>(

@@ -1,7 +1,7 @@
 //! From a name to a TCP connection: every address of the host, tried in turns, within one time limit.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -57,6 +57,12 @@ pub(super) async fn connect(
 pub(super) struct Prompt(TcpStream);
 
 impl Prompt {
+    /// Where the connection ended up, unless that is this machine.
+    pub(super) fn remote_address(&self) -> Option<IpAddr> {
+        let peer = self.0.peer_addr().ok()?.ip();
+        (!peer.is_loopback()).then_some(peer)
+    }
+
     /// The kernel falls back by itself after a while (tcp(7), `TCP_QUICKACK`), so this is said again after each read.
     fn acknowledge_at_once(&self) {
         #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -1,39 +1,42 @@
 //! Whose key it is: the answers to russh's questions while it exchanges keys, and the algorithms that it offers.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use russh::client::{self, ChannelOpenHandle, DisconnectReason, Msg, Session};
-use russh::keys::ssh_key::{Algorithm, EcdsaCurve};
-use russh::keys::{HashAlg, PublicKeyOrCertificate};
+use russh::keys::ssh_key::certificate::CertType;
+use russh::keys::ssh_key::{Algorithm, Certificate};
+use russh::keys::{HashAlg, PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, Names, Preferred, cipher, kex};
 
 use crate::error::{Error, HostKeyProblem, printable};
-use crate::known_hosts::{self, HostKey, HostName, KnownHosts, Verdict};
+use crate::host_certificate::{CertificateProblem, HostCertificate};
+use crate::host_trust::{Shown, Trust, Trusted, key_type};
+use crate::known_hosts::{self, HostKey, take_string};
+use crate::observe::HostKeyShown;
 use crate::pattern;
-use crate::ssh_config::HostKeyPolicy;
 
 /// What the library's callbacks learnt.
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) refused: Option<Error>,
     pub(super) negotiated: String,
-    pub(super) added: Option<String>,
+    /// The algorithm that the host key had to sign by.
+    agreed: String,
+    pub(super) key: Option<HostKeyShown>,
     pub(super) disconnect: Option<String>,
-    /// Algorithm and fingerprint of the key that was accepted.
-    pub(super) accepted: Option<(String, String)>,
 }
 
 /// Answers the library's questions about one connection.
 pub(super) struct Handler {
     pub(super) host: String,
-    pub(super) name: HostName,
-    pub(super) known: KnownHosts,
-    pub(super) files: Vec<PathBuf>,
-    pub(super) policy: HostKeyPolicy,
-    /// The key of this connection; a new key exchange must show the same.
-    pub(super) accepted: Option<HostKey>,
+    pub(super) trust: Trust,
+    /// Where the connection ended up, unless that is this machine or unknown.
+    pub(super) address: Option<IpAddr>,
+    pub(super) hash_names: bool,
     pub(super) seen: Arc<Mutex<Seen>>,
 }
 
@@ -42,46 +45,117 @@ impl Handler {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn judge(&mut self, key: &HostKey) -> Result<(), HostKeyProblem> {
-        if let Some(accepted) = &self.accepted {
-            let unchanged = accepted == key;
-            return if unchanged {
-                Ok(())
-            } else {
-                Err(HostKeyProblem::File {
-                    file: "this connection".into(),
-                    reason: "the host key changed in it".into(),
-                })
-            };
+    async fn judge(
+        &self,
+        key: &HostKey,
+        certificate: Option<&HostCertificate>,
+    ) -> Result<HostKeyShown, HostKeyProblem> {
+        let shown = Shown { key, certificate, address: self.address };
+        // A clock before 1970 is the first second of it: no certificate is valid yet.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut accepted = HostKeyShown {
+            algorithm: key.algorithm.clone(),
+            fingerprint: key.fingerprint(),
+            authority: None,
+            known_at: None,
+            added_to: None,
+        };
+        match self.trust.judge(shown, now)? {
+            Trusted::Known(place) => accepted.known_at = Some(place),
+            Trusted::Authority(place) => {
+                accepted.authority = certificate.map(|certificate| certificate.authority.fingerprint());
+                accepted.known_at = Some(place);
+            }
+            Trusted::New(file) => {
+                self.add(file.clone(), key).await?;
+                accepted.added_to = Some(file);
+            }
         }
-        match self.known.check(&self.name, key) {
-            Verdict::Known => Ok(()),
-            Verdict::Changed { file, line } => Err(HostKeyProblem::Changed { file, line }),
-            Verdict::Revoked { file, line } => Err(HostKeyProblem::Revoked { file, line }),
-            Verdict::Unknown if self.policy == HostKeyPolicy::AcceptNew => self.add(key).await,
-            Verdict::Unknown => Err(HostKeyProblem::Unknown { files: self.files.clone() }),
-        }
+        Ok(accepted)
     }
 
-    async fn add(&self, key: &HostKey) -> Result<(), HostKeyProblem> {
-        let Some(file) = self.files.first().cloned() else {
-            // UserKnownHostsFile none: nothing is remembered, which is what was asked for.
-            return Ok(());
-        };
-        let (name, key, path) = (self.name.clone(), key.clone(), file.clone());
-        let entry = name.entry();
+    async fn add(&self, file: PathBuf, key: &HostKey) -> Result<(), HostKeyProblem> {
+        let (name, key, path, hashed) = (self.trust.name.clone(), key.clone(), file.clone(), self.hash_names);
         // Waits for a lock that another process may hold.
-        let added = tokio::task::spawn_blocking(move || known_hosts::append(&path, &name, &key)).await;
-        match added {
-            Ok(Ok(())) => {
-                self.seen().added = Some(format!("the host key of {entry} was added to {}", file.display()));
-                Ok(())
-            }
-            Ok(Err(error)) => {
-                Err(HostKeyProblem::File { file, reason: format!("cannot be added to: {error}") })
-            }
-            Err(error) => Err(HostKeyProblem::File { file, reason: error.to_string() }),
-        }
+        let added =
+            tokio::task::spawn_blocking(move || known_hosts::append(&path, &name, &key, hashed)).await;
+        let reason = match added {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => format!("cannot be added to: {error}"),
+            Err(error) => error.to_string(),
+        };
+        Err(HostKeyProblem::File { file, reason })
+    }
+
+    fn refuse(&self, problem: HostKeyProblem, key: &HostKey) {
+        self.seen().refused = Some(Error::HostKey {
+            host: self.host.clone(),
+            problem,
+            algorithm: key.algorithm.clone(),
+            fingerprint: key.fingerprint(),
+        });
+    }
+}
+
+fn plain_key(key: &PublicKey) -> Result<HostKey, russh::Error> {
+    HostKey::from_blob(key.to_bytes()?).ok_or(russh::Error::CouldNotReadKey)
+}
+
+/// What a certificate says, if its signature is right.
+fn read_certificate(
+    certificate: &Certificate,
+) -> Result<Result<HostCertificate, CertificateProblem>, russh::Error> {
+    let authority = PublicKey::new(certificate.signature_key().clone(), "");
+    // The library compares times too; they are judged later, with a word about what is wrong. Here it is the signature
+    // that counts, so it is asked about a time that is right if any is.
+    let (time, trusted) = (certificate.valid_after(), authority.fingerprint(HashAlg::Sha256));
+    if certificate.validate_at(time, [&trusted]).is_err() {
+        return Ok(Err(CertificateProblem::Forged));
+    }
+    Ok(Ok(HostCertificate {
+        key: plain_key(&PublicKey::new(certificate.public_key().clone(), ""))?,
+        authority: plain_key(&authority)?,
+        signed_with: certificate.signature().algorithm().as_str().to_owned(),
+        for_host: certificate.cert_type() == CertType::Host,
+        principals: certificate.valid_principals().to_vec(),
+        valid_after: certificate.valid_after(),
+        valid_before: certificate.valid_before(),
+        critical_options: certificate.critical_options().keys().cloned().collect(),
+        serial: certificate.serial(),
+        key_id: certificate.key_id().to_owned(),
+    }))
+}
+
+/// Whether the server did what was agreed: the library takes a key of any type, and a signature by any algorithm of
+/// that key, be it one with SHA-1 that we never offered.
+fn as_agreed(agreed: &str, shown: &str, signature: &[u8]) -> Result<(), HostKeyProblem> {
+    let signed = take_string(&mut &signature[..]).unwrap_or_default();
+    if key_type(agreed) == shown && signed == agreed.as_bytes() {
+        return Ok(());
+    }
+    let used = format!("a key of type {shown} that signed by {:?}", printable(signed, 60));
+    Err(HostKeyProblem::NotAgreed { agreed: agreed.to_owned(), used: used.into() })
+}
+
+/// The host key of a connection whose keys have been exchanged.
+///
+/// A later exchange of keys in the same connection is not asked about by the library. It comes inside of what this key
+/// protects, so nobody but the same server can begin it.
+pub(super) fn accepted(
+    host: &str,
+    seen: &mut Seen,
+    handle: &client::Handle<Handler>,
+) -> Result<HostKeyShown, Error> {
+    let key = seen.key.take().unwrap_or_default();
+    let signature = handle.agent_session_binding().map_or(&[][..], |binding| binding.signature());
+    match as_agreed(&seen.agreed, &key.algorithm, signature) {
+        Ok(()) => Ok(key),
+        Err(problem) => Err(Error::HostKey {
+            host: host.to_owned(),
+            problem,
+            algorithm: key.algorithm,
+            fingerprint: key.fingerprint,
+        }),
     }
 }
 
@@ -89,22 +163,25 @@ impl client::Handler for Handler {
     type Error = russh::Error;
 
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
-        let public = shown.public_key();
-        let key = HostKey { algorithm: public.algorithm().as_str().to_owned(), blob: public.to_bytes()? };
-        match self.judge(&key).await {
-            Ok(()) => {
-                let fingerprint = public.fingerprint(HashAlg::Sha256).to_string();
-                self.seen().accepted = Some((key.algorithm.clone(), fingerprint));
-                self.accepted = Some(key);
+        let key = plain_key(&shown.public_key())?;
+        let certificate = match shown.certificate().map(read_certificate).transpose()? {
+            None => None,
+            Some(Ok(certificate)) => Some(certificate),
+            Some(Err(problem)) => {
+                self.refuse(
+                    HostKeyProblem::Certificate { authority: None, problem: Box::new(problem) },
+                    &key,
+                );
+                return Ok(false);
+            }
+        };
+        match self.judge(&key, certificate.as_ref()).await {
+            Ok(accepted) => {
+                self.seen().key = Some(accepted);
                 Ok(true)
             }
             Err(problem) => {
-                self.seen().refused = Some(Error::HostKey {
-                    host: self.host.clone(),
-                    problem,
-                    algorithm: key.algorithm,
-                    fingerprint: public.fingerprint(HashAlg::Sha256).to_string(),
-                });
+                self.refuse(problem, &key);
                 Ok(false)
             }
         }
@@ -117,7 +194,9 @@ impl client::Handler for Handler {
         _session: &mut Session,
     ) -> Result<(), russh::Error> {
         let strict = if names.strict_kex() { ", strict" } else { "" };
-        self.seen().negotiated =
+        let mut seen = self.seen();
+        names.key.as_str().clone_into(&mut seen.agreed);
+        seen.negotiated =
             format!("{}{strict}, {}, {}", names.kex.as_ref(), names.key.as_str(), names.cipher.as_ref());
         Ok(())
     }
@@ -286,38 +365,27 @@ pub(super) fn kex_algorithms(configured: Option<&str>) -> Result<Vec<kex::Name>,
     Ok(chosen)
 }
 
-/// Host key algorithms, those of keys that are known for the host first; never with SHA-1.
-fn host_key_algorithms(known: &[String]) -> Vec<Algorithm> {
-    let mut all = vec![
-        Algorithm::Ed25519,
-        Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 },
-        Algorithm::Ecdsa { curve: EcdsaCurve::NistP384 },
-        Algorithm::Ecdsa { curve: EcdsaCurve::NistP521 },
-        Algorithm::Rsa { hash: Some(HashAlg::Sha512) },
-        Algorithm::Rsa { hash: Some(HashAlg::Sha256) },
-    ];
-    let key_type = |algorithm: &Algorithm| match algorithm {
-        Algorithm::Rsa { .. } => "ssh-rsa".to_owned(),
-        other => other.as_str().to_owned(),
-    };
-    all.sort_by_key(|algorithm| {
-        known.iter().position(|name| *name == key_type(algorithm)).unwrap_or(known.len())
-    });
-    all
-}
-
-pub(super) fn preferred(kex: Vec<kex::Name>, known: &[String]) -> Preferred {
+pub(super) fn preferred(kex: Vec<kex::Name>, trust: &Trust) -> Preferred {
     let aes_first =
         [cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::CHACHA20_POLY1305, cipher::AES_256_CTR];
     let chacha_first =
         [cipher::CHACHA20_POLY1305, cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::AES_256_CTR];
+    let (certificates, plain) = trust.algorithms();
     Preferred {
         kex: Cow::Owned(kex),
-        key: Cow::Owned(host_key_algorithms(known)),
+        key: Cow::Owned(plain.iter().filter_map(|name| Algorithm::new(name).ok()).collect()),
+        host_key_certificates: Cow::Owned(
+            certificates.iter().filter_map(|name| certificate_algorithm(name)).collect(),
+        ),
         cipher: Cow::Owned(if has_aes() { aes_first } else { chacha_first }.to_vec()),
         compression: Cow::Borrowed(&[russh::compression::NONE]),
         ..Preferred::DEFAULT
     }
+}
+
+/// The library takes the algorithm inside, and makes the name of the certificate's of it.
+fn certificate_algorithm(name: &str) -> Option<Algorithm> {
+    Algorithm::new(name.strip_suffix("-cert-v01@openssh.com")?).ok()
 }
 
 fn has_aes() -> bool {
@@ -374,11 +442,36 @@ mod tests {
     }
 
     #[test]
-    fn known_types_of_host_keys_are_asked_for_first_and_sha1_never() {
-        let order = host_key_algorithms(&["ssh-rsa".into(), "ecdsa-sha2-nistp384".into()]);
-        assert_eq!(order[0], Algorithm::Rsa { hash: Some(HashAlg::Sha512) });
-        assert_eq!(order[2], Algorithm::Ecdsa { curve: EcdsaCurve::NistP384 });
-        assert!(!order.contains(&Algorithm::Rsa { hash: None }));
-        assert_eq!(order.len(), host_key_algorithms(&[]).len());
+    fn every_host_key_algorithm_is_one_that_the_library_offers_by_the_same_name() {
+        use russh::keys::ssh_key::Algorithm;
+        for name in crate::algorithms::HOST_KEYS {
+            match certificate_algorithm(name) {
+                Some(inner) => assert!(name.starts_with(inner.as_str()), "{name}"),
+                None => assert_eq!(Algorithm::new(name).unwrap().as_str(), *name),
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_server_signs_by_must_be_what_was_agreed() {
+        let signature = |algorithm: &str| {
+            let mut blob = (algorithm.len() as u32).to_be_bytes().to_vec();
+            blob.extend(algorithm.as_bytes());
+            blob.extend(b"\0\0\0\x01x");
+            blob
+        };
+        assert_eq!(as_agreed("rsa-sha2-512", "ssh-rsa", &signature("rsa-sha2-512")), Ok(()));
+        assert_eq!(as_agreed("ssh-ed25519", "ssh-ed25519", &signature("ssh-ed25519")), Ok(()));
+        for (agreed, shown, signed) in [
+            ("rsa-sha2-512", "ssh-rsa", "ssh-rsa"),
+            ("rsa-sha2-512", "ssh-rsa", "rsa-sha2-256"),
+            ("ssh-ed25519", "ssh-rsa", "ssh-rsa"),
+            ("ssh-ed25519", "ssh-rsa", "ssh-ed25519"),
+            ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp384"),
+        ] {
+            let problem = as_agreed(agreed, shown, &signature(signed)).unwrap_err();
+            assert!(matches!(problem, HostKeyProblem::NotAgreed { .. }), "{problem}");
+        }
+        assert!(as_agreed("ssh-ed25519", "ssh-ed25519", b"").is_err(), "no signature is none");
     }
 }

@@ -126,6 +126,8 @@ pub struct SshOptions {
     pub host_key_alias: Option<String>,
     /// `HashKnownHosts`: names are added to known_hosts hashed.
     pub hash_known_hosts: bool,
+    /// `CheckHostIP`: the address must not be known by another key. Nothing is added for addresses.
+    pub check_host_ip: bool,
     /// `RevokedHostKeys`: files of keys, or key revocation lists, that are never accepted.
     pub revoked_host_keys: Vec<PathBuf>,
     /// `HostKeyAlgorithms` as written; so all lists of algorithms.
@@ -193,19 +195,8 @@ const SERVER_ALIVE: (Duration, u32) = (Duration::from_secs(30), 3);
 const REQUIRED_RSA_SIZE: u32 = 1024;
 
 /// Keywords that are read and not yet acted upon: refused by name wherever they say anything.
-const NOT_OBEYED_YET: &[&str] = &[
-    "addressfamily",
-    "bindaddress",
-    "bindinterface",
-    "casignaturealgorithms",
-    "ciphers",
-    "hostkeyalgorithms",
-    "hostkeyalias",
-    "macs",
-    "proxy",
-    "requiredrsasize",
-    "revokedhostkeys",
-];
+const NOT_OBEYED_YET: &[&str] =
+    &["addressfamily", "bindaddress", "bindinterface", "ciphers", "macs", "proxy", "requiredrsasize"];
 
 /// Tried where nobody names a key file, best first.
 const DEFAULT_IDENTITIES: &[&str] = &["id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa"];
@@ -306,6 +297,7 @@ impl SshOptions {
             host_key_policy: settings.host_key_policy.or(config.host_key_policy).unwrap_or_default(),
             host_key_alias: config.host_key_alias,
             hash_known_hosts: config.hash_known_hosts.unwrap_or(false),
+            check_host_ip: config.check_host_ip.unwrap_or(false),
             revoked_host_keys,
             host_key_algorithms: config.host_key_algorithms,
             ca_signature_algorithms: config.ca_signature_algorithms,
@@ -447,7 +439,7 @@ mod tests {
 
     #[test]
     fn what_is_not_obeyed_yet_is_refused_by_its_place() {
-        for line in ["ProxyJump bastion", "HostKeyAlias x", "Ciphers aes128-ctr"] {
+        for line in ["ProxyJump bastion", "Ciphers aes128-ctr"] {
             let error = resolve("h", &format!("\n{line}\n"), |_| ()).err().unwrap().to_string();
             assert!(error.contains("line 2"), "{error}");
         }
