@@ -1,4 +1,4 @@
-//! Packs the runners of the directory `SORTIE_EMBED_RUNNERS`, if it is set, so that the command carries them.
+//! Packs the runners of the directory `SORTIE_EMBED_RUNNERS`, if it is set, so that the command carries them, with what signs them.
 //! Which machines there are is known by `sortie_client::Machine`; here only names of files are.
 
 use std::fmt::Write as _;
@@ -30,7 +30,21 @@ fn main() -> io::Result<()> {
         }
     }
     table.push(']');
-    fs::write(out.join("runners.rs"), table)
+    fs::write(out.join("runners.rs"), table)?;
+    fs::write(out.join("listing.rs"), listing()?)
+}
+
+/// The listing of the runners and its signature, where both lie beside them.
+fn listing() -> io::Result<String> {
+    let Some(directory) = env::var_os("SORTIE_EMBED_RUNNERS").map(PathBuf::from) else {
+        return Ok("None".into());
+    };
+    let files = ["runners.json", "runners.json.sig"].map(|name| directory.join(name));
+    if !files.iter().all(|file| file.exists()) {
+        return Ok("None".into());
+    }
+    let [listing, signature] = files.map(|file| fs::read(&file));
+    Ok(format!("Some((&{:?}, &{:?}))", listing?, signature?))
 }
 
 /// Files named `sortie-runner-TARGET`, in order of the target.

@@ -90,6 +90,9 @@ pub(crate) struct Connection {
     /// Take runners from this directory of sortie-runner-TARGET files instead of those that this command carries
     #[arg(long, value_name = "DIR", env = "SORTIE_RUNNERS", hide_env_values = true)]
     pub(crate) runners: Option<PathBuf>,
+    /// Send only runners whose listing (runners.json) is signed by a key of this file: ssh-keygen(1), ALLOWED SIGNERS
+    #[arg(long, value_name = "FILE", env = "SORTIE_REQUIRE_SIGNED_RUNNERS", hide_env_values = true)]
+    pub(crate) require_signed_runners: Option<PathBuf>,
     /// Keep the runner in ~/.cache/sortie of the host, and use the one that is there
     #[arg(long)]
     pub(crate) cache: bool,

@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use sortie_client::manifest::Vouched;
 use sortie_client::ssh_config::{ConfigSource, HostKeyPolicy};
 use sortie_client::{
-    Client, ClientBuilder, Command, Error, Local, RunnerSet, SshSettings, Target, Transport,
+    AllowedSigners, Client, ClientBuilder, Command, Error, Local, RunnerSet, SignedListing, SshSettings,
+    Target, Transport,
 };
 
 use crate::options::{self, Connection, Via};
@@ -103,7 +105,8 @@ impl Base {
     /// Reads what the options name on this machine; `ttl` is the runner's time to live.
     pub(crate) fn new(options: &Connection, ttl: Duration) -> anyhow::Result<Self> {
         let ssh = ssh_settings(options)?;
-        let runners = runner_set(options.runners.as_deref())?;
+        let signers = options.require_signed_runners.as_deref();
+        let (runners, _) = runner_set(options.runners.as_deref(), signers)?;
         let builder = Client::builder().ttl(ttl).cache(options.cache).runners(runners).ssh(ssh.clone());
         Ok(Self { ssh, builder, trace: options.trace })
     }
@@ -166,18 +169,30 @@ fn must_be_there(flag: &str, file: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Those of a directory that was named, else those inside of this program, else those beside it.
-pub(crate) fn runner_set(directory: Option<&Path>) -> anyhow::Result<RunnerSet> {
-    let set = match directory {
+/// Runners, and where the listing is that came with them.
+struct Found {
+    set: RunnerSet,
+    /// None for those inside of this program.
+    directory: Option<PathBuf>,
+}
+
+/// Those of a directory that was named, else those inside of this program, else those beside it; and who vouches for them, if
+/// one of `signers` (a file) has to.
+pub(crate) fn runner_set(
+    directory: Option<&Path>,
+    signers: Option<&Path>,
+) -> anyhow::Result<(RunnerSet, Option<Vouched>)> {
+    let Found { set, directory: found_in } = match directory {
         Some(directory) => {
-            RunnerSet::from_dir(directory).map_err(|error| usage(format!("--runners: {error}")))?
+            let set = RunnerSet::from_dir(directory).map_err(|error| usage(format!("--runners: {error}")))?;
+            Found { set, directory: Some(directory.to_owned()) }
         }
         None => match runners::embedded() {
-            set if set.iter().next().is_some() => set,
+            set if !set.is_empty() => Found { set, directory: None },
             _ => beside_executable()?,
         },
     };
-    if set.iter().next().is_none() {
+    if set.is_empty() {
         return Err(match directory {
             Some(directory) => usage(format!(
                 "--runners {}: no file in it is named sortie-runner-TARGET",
@@ -189,13 +204,28 @@ pub(crate) fn runner_set(directory: Option<&Path>) -> anyhow::Result<RunnerSet> 
             ),
         });
     }
-    Ok(set)
+    let vouched = signers.map(|signers| vouch(&set, found_in.as_deref(), signers)).transpose()?;
+    Ok((set, vouched))
 }
 
-fn beside_executable() -> anyhow::Result<RunnerSet> {
+fn vouch(set: &RunnerSet, directory: Option<&Path>, signers: &Path) -> anyhow::Result<Vouched> {
+    let signers = AllowedSigners::load(signers)
+        .map_err(|error| usage(format!("--require-signed-runners {}: {error}", signers.display())))?;
+    let listing = match directory {
+        Some(directory) => SignedListing::from_dir(directory)?,
+        None => runners::embedded_listing().context(
+            "the runners inside of this command are not signed: build it by `cargo xtask dist --sign-with KEY` and `cargo xtask \
+             build`, or name a directory of signed ones with --runners",
+        )?,
+    };
+    listing.vouch(set, &signers, SystemTime::now()).context("--require-signed-runners: no runner was sent")
+}
+
+fn beside_executable() -> anyhow::Result<Found> {
     let Some(directory) = std::env::current_exe().ok().and_then(|path| path.parent().map(PathBuf::from))
     else {
-        return Ok(RunnerSet::new());
+        return Ok(Found { set: RunnerSet::new(), directory: None });
     };
-    RunnerSet::from_dir(&directory).context("looking for runners beside this program")
+    let set = RunnerSet::from_dir(&directory).context("looking for runners beside this program")?;
+    Ok(Found { set, directory: Some(directory) })
 }

@@ -112,6 +112,8 @@ pub(crate) enum Event {
     },
     /// A runner that this command carries.
     Runner { target: String, bytes: usize, gzip_bytes: usize, sha256: String },
+    /// Whose signature vouches for those, and for which version of them.
+    RunnersSigned { version: String, signer: String, key: String },
 }
 
 /// The result of a command.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use sortie_client::{Machine, Runner, RunnerSet};
+use sortie_client::{Machine, Runner, RunnerSet, SignedListing};
 use sortie_protocol::Sha256Hex;
 
 use crate::place;
@@ -13,11 +13,17 @@ use crate::report::{self, Event, Style};
 /// Targets, bytes, digests and gzip files, from the build script.
 const EMBEDDED: &[(&str, usize, [u8; 32], &[u8])] = include!(concat!(env!("OUT_DIR"), "/runners.rs"));
 
+/// The listing of those and its signature, where they were built in.
+const LISTING: Option<(&[u8], &[u8])> = include!(concat!(env!("OUT_DIR"), "/listing.rs"));
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Show those of this directory instead
     #[arg(long, value_name = "DIR", env = "SORTIE_RUNNERS", hide_env_values = true)]
     runners: Option<PathBuf>,
+    /// Only if their listing (runners.json) is signed by a key of this file: ssh-keygen(1), ALLOWED SIGNERS; and show who signed
+    #[arg(long, value_name = "FILE", env = "SORTIE_REQUIRE_SIGNED_RUNNERS", hide_env_values = true)]
+    require_signed_runners: Option<PathBuf>,
     /// Write them into this directory, as sortie-runner-TARGET
     #[arg(long, value_name = "DIR")]
     extract: Option<PathBuf>,
@@ -27,7 +33,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<i32> {
-    let set = place::runner_set(arguments.runners.as_deref())?;
+    let (set, vouched) =
+        place::runner_set(arguments.runners.as_deref(), arguments.require_signed_runners.as_deref())?;
     if let Some(directory) = &arguments.extract {
         extract(&set, directory).with_context(|| format!("writing into {}", directory.display()))?;
     }
@@ -40,8 +47,20 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<i32> {
             sha256: runner.sha256().to_owned(),
         });
     }
+    if let Some(vouched) = vouched {
+        reporter.show(Event::RunnersSigned {
+            version: vouched.version,
+            signer: vouched.signer.principals,
+            key: vouched.signer.fingerprint,
+        });
+    }
     printer.finish();
     Ok(0)
+}
+
+/// The listing that was built into this program, with its signature.
+pub(crate) fn embedded_listing() -> Option<SignedListing> {
+    LISTING.map(|(listing, signature)| SignedListing::new(listing, signature))
 }
 
 /// Those that were built into this program.

@@ -35,6 +35,7 @@
 mod aftermath;
 mod agent;
 mod algorithms;
+pub mod allowed_signers;
 #[cfg(feature = "apply")]
 pub mod apply;
 pub mod audit;
@@ -46,6 +47,7 @@ pub mod fuzz;
 pub mod host_certificate;
 mod host_trust;
 pub mod known_hosts;
+pub mod manifest;
 pub mod observe;
 mod pattern;
 mod place;
@@ -58,9 +60,11 @@ pub mod ssh_config;
 pub mod target;
 pub mod transport;
 
+pub use allowed_signers::AllowedSigners;
 pub use client::{Client, ClientBuilder, Pipe};
 pub use error::Error;
 pub use place::Place;
+pub use manifest::SignedListing;
 pub use runners::{Machine, Runner, RunnerSet};
 pub use session::{CommandOptions, Farewell, Opening, Running, Session};
 pub use sortie_protocol as protocol;

@@ -3,15 +3,14 @@
 use std::fs;
 use std::io::Read;
 use std::num::NonZeroU64;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use crate::listing::{self, Made, hex_digest};
 use crate::target::{SHIPPED, Target};
 use crate::toolchain::{Way, WayKind, Ways};
 use crate::workspace::Workspace;
@@ -39,35 +38,16 @@ pub(crate) struct Arguments {
     /// Take this way of building only, instead of the first that works
     #[arg(long, value_enum)]
     way: Option<WayKind>,
+    /// Sign the listing with this key: a private key, or a public key whose private half an ssh-agent holds
+    #[arg(long, value_name = "KEY")]
+    sign_with: Option<PathBuf>,
 }
 
 impl Arguments {
     /// This target alone, the first way that works.
     pub(crate) fn only(target: Target, small: bool) -> Self {
-        Self { targets: vec![target], small, ordinary: !small, way: None }
+        Self { targets: vec![target], small, ordinary: !small, ..Self::default() }
     }
-}
-
-/// A finished runner, as `runners.json` lists it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Made {
-    target: String,
-    file: String,
-    sha256: String,
-    /// Bytes.
-    size: u64,
-    /// Bytes as the command packs it: what an upload costs.
-    gzip_size: u64,
-    /// The way it was built.
-    built: String,
-    rustc: String,
-    /// What ran it to see it answer; absent where this machine could not.
-    answered: Option<String>,
-}
-
-#[derive(Default, Serialize, Deserialize)]
-struct Listing {
-    runners: Vec<Made>,
 }
 
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
@@ -88,9 +68,12 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    write_listing(&directory, &made)?;
+    listing::write(workspace, &directory, &made)?;
     print_table(&made);
     ensure!(failed == 0, "{failed} of {} runners could not be made", targets.len());
+    if let Some(key) = &arguments.sign_with {
+        listing::sign(&directory, key)?;
+    }
     Ok(())
 }
 
@@ -148,7 +131,7 @@ fn make(workspace: &Workspace, way: &Way, directory: &Path) -> Result<Made> {
     let mut made = Made {
         target: target.triple.into(),
         file: target.file_name(),
-        sha256: hex(&Sha256::digest(&bytes)),
+        sha256: hex_digest(&bytes),
         size: bytes.len() as u64,
         gzip_size: gzip_size(&bytes)?,
         built: way.to_string(),
@@ -246,27 +229,6 @@ fn printed_by(command: &mut Command) -> Result<String> {
     }
 }
 
-/// Lists these runners and those of earlier runs that still lie there unchanged.
-fn write_listing(directory: &Path, made: &[Made]) -> Result<()> {
-    let path = directory.join("runners.json");
-    let earlier: Listing =
-        fs::read(&path).ok().and_then(|t| serde_json::from_slice(&t).ok()).unwrap_or_default();
-    let is_there = |runner: &Made| {
-        fs::read(directory.join(&runner.file))
-            .is_ok_and(|bytes| hex(&Sha256::digest(&bytes)) == runner.sha256)
-    };
-    let mut runners = made.to_vec();
-    for runner in earlier.runners {
-        if runners.iter().all(|m| m.file != runner.file) && is_there(&runner) {
-            runners.push(runner);
-        }
-    }
-    fs::create_dir_all(directory)?;
-    let mut text = serde_json::to_vec_pretty(&Listing { runners })?;
-    text.push(b'\n');
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
 fn print_table(made: &[Made]) {
     for runner in made {
         println!(
@@ -290,12 +252,4 @@ fn gzip_size(bytes: &[u8]) -> Result<u64> {
 
 fn kib(bytes: u64) -> f64 {
     bytes as f64 / KIB as f64
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -9,6 +9,7 @@ mod dist;
 mod elf;
 mod example;
 mod fuzz;
+mod listing;
 mod matrix;
 mod process;
 mod schema;

@@ -60,6 +60,12 @@ impl Workspace {
         own.and_then(minor_version).context("no package of the workspace declares a rust-version")
     }
 
+    /// The version of our own packages.
+    pub(crate) fn version(&self) -> Result<&str> {
+        let own = self.packages.iter().find(|package| package.source.is_none());
+        Ok(&own.context("cargo metadata names no package of the workspace")?.version)
+    }
+
     /// Where finished runners and the command with them inside go.
     pub(crate) fn dist_dir(&self) -> PathBuf {
         self.target_dir.join("dist")

@@ -147,6 +147,9 @@ impl Human {
             Event::Runner { target, bytes, gzip_bytes, sha256 } => {
                 page.result(&format!("{target:<32} {bytes:>9} {gzip_bytes:>9}  {sha256}"));
             }
+            Event::RunnersSigned { version, signer, key } => {
+                page.result(&format!("version {version}, signed by {signer} ({key})"));
+            }
         }
     }
 
