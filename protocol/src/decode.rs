@@ -539,6 +539,7 @@ pub(crate) mod tests {
         agrees::<Cancel>();
         agrees::<Ping>();
         agrees::<Confirm>();
+        agrees::<crate::signed::Signed>();
         agrees::<Shutdown>();
     }
 

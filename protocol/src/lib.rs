@@ -22,6 +22,7 @@ mod parse;
 pub mod passing;
 #[cfg(feature = "schema")]
 mod schema;
+pub mod signed;
 pub mod text;
 pub mod time;
 mod value;
@@ -42,4 +43,4 @@ pub use value::{InvalidValue, Mode, Secret, Sha256Hex};
 /// The `protocol` object of READY: what this crate speaks.
 pub const PROTOCOL_MAJOR: u32 = 1;
 /// Raised with every addition that a peer may want to know of.
-pub const PROTOCOL_MINOR: u32 = 1;
+pub const PROTOCOL_MINOR: u32 = 2;

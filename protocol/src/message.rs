@@ -14,6 +14,7 @@ use crate::error::{ErrorClass, ErrorCode};
 use crate::limits::{ResourceLimits, Usage};
 use crate::map::Map;
 pub use crate::map::Strings;
+use crate::signed::Signed;
 use crate::text::{Encoding, Stream};
 use crate::time::Timestamp;
 use crate::value::{Secret, is_default, null_is_default};
@@ -42,7 +43,7 @@ pub struct Ready {
     /// Random, names this session.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub session: String,
-    /// Random, for signed commands.
+    /// Random, for signed commands: see [`crate::signed`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub nonce: String,
     /// SHA-256 of the runner's own executable, as it hashed it.
@@ -566,6 +567,7 @@ messages! {
         Cancel(Cancel) = "CANCEL",
         Ping(Ping) = "PING",
         Confirm(Confirm) = "CONFIRM",
+        Signed(Signed) = "SIGNED",
         Shutdown(Shutdown) = "SHUTDOWN",
     }
 }

@@ -105,6 +105,7 @@ impl ControllerMessage {
             "CANCEL" => decode(data).map(Self::Cancel),
             "PING" => decode(data).map(Self::Ping),
             "CONFIRM" => decode(data).map(Self::Confirm),
+            "SIGNED" => decode(data).map(Self::Signed),
             "SHUTDOWN" => decode(data).map(Self::Shutdown),
             other => return Err(unknown_type(other, RunnerMessage::TYPES)),
         };
@@ -160,7 +161,7 @@ impl<'a> Slot<'a> for Params<'a> {
     }
 }
 
-fn parse_command(data: &str) -> Result<CommandMessage, Rejected> {
+pub(crate) fn parse_command(data: &str) -> Result<CommandMessage, Rejected> {
     let mut draft = CommandDraft::default();
     let read = read(&mut draft, data);
     // With its id, so that whoever waits for the answer to that id gets it.

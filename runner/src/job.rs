@@ -7,12 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 use sortie_protocol::message::CommandMessage;
-use sortie_protocol::{Decode, ErrorCode, Usage, command, decode};
+use sortie_protocol::signed::SignedInput;
+use sortie_protocol::{Decode, ErrorCode, Sha256Hex, Usage, command, decode};
 
 use crate::failure::Failure;
 use crate::idempotency::Identity;
 use crate::output::lock;
+use crate::signed;
 use crate::sys::fd::{Waiting, Wake};
 use crate::sys::keeper::Keeper;
 
@@ -57,6 +60,8 @@ struct State {
     well: Option<bool>,
     replied: bool,
     input: VecDeque<Vec<u8>>,
+    /// All of the input is awaited and checked before the command may begin.
+    held: Option<Held>,
     input_eof: bool,
     /// Bytes of INPUT that may still come.
     input_credit: u64,
@@ -64,6 +69,23 @@ struct State {
     output_credit: Option<u64>,
     /// What its programs took so far, where somebody asked for that.
     usage: Option<Usage>,
+}
+
+/// Input that was signed with the command.
+struct Held {
+    expected: SignedInput,
+    seen: Sha256,
+    bytes: u64,
+}
+
+impl Held {
+    /// Takes in the next piece; whether it can still be what was signed.
+    fn fits(&mut self, piece: &[u8], eof: bool) -> bool {
+        self.bytes += piece.len() as u64;
+        self.seen.update(piece);
+        self.bytes <= self.expected.bytes
+            && (!eof || Sha256Hex::from_bytes(&self.seen.clone().finalize().into()) == self.expected.sha256)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +111,8 @@ pub(crate) enum Ending {
     InputInvalid,
     /// The session's input ended before the command's own did.
     InputLost,
+    /// INPUT that is not what was signed.
+    InputAltered,
 }
 
 impl Ending {
@@ -122,6 +146,9 @@ impl Ending {
                 ErrorCode::Cancelled,
                 "the session's input ended before an INPUT with eof; nothing half-received is used",
             ),
+            Self::InputAltered => {
+                signed::refusal("input", "the input that came is not the one that was signed")
+            }
         }
     }
 }
@@ -138,12 +165,14 @@ impl Job {
         serial: u64,
         mut command: CommandMessage,
         identity: Option<Identity>,
+        input: Option<SignedInput>,
     ) -> std::io::Result<Self> {
         let params = std::mem::replace(&mut command.params, RawValue::NULL.to_owned());
         let (size, wants_input) = (params.get().len(), command::announces_input(&params));
         let state = State {
             params: Some(params),
-            input_credit: STDIN_WINDOW,
+            input_credit: input.as_ref().map_or(STDIN_WINDOW, |input| input.bytes.max(STDIN_WINDOW)),
+            held: input.map(|expected| Held { expected, seen: Sha256::new(), bytes: 0 }),
             output_credit: command.window,
             usage: (command.usage || command.limits.is_some()).then(Usage::default),
             ..State::default()
@@ -323,15 +352,21 @@ impl Job {
         let mut state = self.lock();
         let length = bytes.len() as u64;
         let overrun = length > state.input_credit;
-        if !overrun && !state.input_eof {
+        let altered = !state.input_eof && state.held.as_mut().is_some_and(|held| !held.fits(&bytes, eof));
+        if !overrun && !altered && !state.input_eof {
             state.input_credit -= length;
             if !bytes.is_empty() {
                 state.input.push_back(bytes);
             }
             state.input_eof = eof;
+            if eof {
+                state.held = None;
+            }
         }
         drop(state);
-        if overrun {
+        if altered {
+            self.end(Ending::InputAltered, crate::sys::keeper::DEFAULT_GRACE);
+        } else if overrun {
             self.end(Ending::InputOverrun, crate::sys::keeper::DEFAULT_GRACE);
         }
         self.wake.wake();
@@ -415,9 +450,18 @@ impl Job {
         }
     }
 
-    /// Bytes of INPUT that wait here.
+    /// Bytes of INPUT that wait here, or for which there is room.
     pub(crate) fn input_bytes(&self) -> usize {
-        self.lock().input.iter().map(Vec::len).sum()
+        let state = self.lock();
+        match &state.held {
+            Some(held) => held.expected.bytes as usize,
+            None => state.input.iter().map(Vec::len).sum(),
+        }
+    }
+
+    /// Whether it may not begin before all of its input is there.
+    pub(crate) fn is_held(&self) -> bool {
+        self.lock().held.is_some()
     }
 
     /// The command used so many bytes of INPUT; CREDIT for them goes out.

@@ -5,6 +5,7 @@
 #![cfg_attr(not(any(test, fuzzing)), no_main)]
 #![cfg_attr(any(test, fuzzing), allow(dead_code, reason = "nothing starts the program in its unit tests"))]
 
+mod anchor;
 mod archive;
 mod attributes;
 mod command;
@@ -35,6 +36,7 @@ mod scope;
 mod sequence;
 mod server;
 mod service;
+mod signed;
 mod sshd;
 mod sudoers;
 mod sys;
@@ -46,6 +48,7 @@ mod workers;
 use std::ffi::OsString;
 use std::path::Path;
 
+use anchor::Anchor;
 use options::Request;
 use sys::fd::{duplicate_stdio, write_all};
 
@@ -74,17 +77,36 @@ fn complain(problem: &str) {
 }
 
 fn start(options: options::Options) -> u8 {
+    let anchors = match trusted(&options) {
+        Ok(anchors) => anchors,
+        Err(error) => {
+            complain(&error);
+            return 2;
+        }
+    };
     facts::hold_own_file();
     let self_deleted = !options.keep && delete_self(options.directory.as_deref());
     let served = match guardian::split() {
         Ok(guardian::Half::Guardian(status)) => Ok(status),
-        Ok(guardian::Half::Server(streams)) => server::serve(options, streams, self_deleted),
+        Ok(guardian::Half::Server(streams)) => server::serve(options, anchors, streams, self_deleted),
         Err(error) => Err(error),
     };
     served.unwrap_or_else(|error| {
         complain(&format!("cannot start: {error}"));
         1
     })
+}
+
+/// The keys that commands must be signed by; none where everybody may command who can write to the runner.
+fn trusted(options: &options::Options) -> Result<Vec<Anchor>, String> {
+    let mut anchors = Vec::new();
+    for path in &options.anchors {
+        anchors.extend(anchor::read(path)?);
+    }
+    for key in &options.trust {
+        anchors.push(Anchor::from_hex(key).map_err(|wrong| format!("--trust {key:?} {wrong}"))?);
+    }
+    Ok(anchors)
 }
 
 /// Removes the runner's own file, and the directory it was put in; whether the file is gone. The running program does

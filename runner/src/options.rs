@@ -22,6 +22,9 @@ It is started by a client (see `sortie --help`), speaks the protocol of docs/PRO
   --concurrency N      run up to N commands at once (1 to 256, default: one after the other)
   --dir DIR            remove this directory too, once it is empty
   --hop USER           a runner of USER started this one as another user: it ends with its standard input
+  --anchor FILE        take only commands signed by a key of this file: a public key a line, as in authorized_keys; file
+                       and directories must be root's alone; implies --keep
+  --trust KEY          take only commands signed by this key (64 hexadecimal digits); may be repeated, as --anchor may
   --keep               do not delete anything
   --version            print the version
   --help               print this
@@ -37,6 +40,10 @@ pub(crate) struct Options {
     pub(crate) keep: bool,
     /// The user whose runner started this one.
     pub(crate) hop: Option<String>,
+    /// Files of keys that commands must be signed by.
+    pub(crate) anchors: Vec<PathBuf>,
+    /// Such keys themselves.
+    pub(crate) trust: Vec<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -55,6 +62,8 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Request, String> {
         directory: None,
         keep: false,
         hop: None,
+        anchors: Vec::new(),
+        trust: Vec::new(),
     };
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
@@ -73,6 +82,12 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Request, String> {
             }
             "--dir" => options.directory = Some(value()?.into()),
             "--hop" => options.hop = Some(value()?.to_string_lossy().into_owned()),
+            "--anchor" => {
+                options.anchors.push(value()?.into());
+                // Whoever put it there wants it there tomorrow.
+                options.keep = true;
+            }
+            "--trust" => options.trust.push(value()?.to_string_lossy().into_owned()),
             "--keep" if inline.is_none() => options.keep = true,
             "--version" => return Ok(Request::Version),
             "--help" | "-h" => return Ok(Request::Help),

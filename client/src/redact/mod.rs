@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sortie_protocol::command::CommandVisitor;
 use sortie_protocol::message::{ErrorFrame, Strings};
+use sortie_protocol::signed::Statement;
 use sortie_protocol::{CommandSpec, CommandType, ControllerMessage, RunnerMessage};
 
 use crate::error::printable;
@@ -87,6 +88,10 @@ pub fn sent(message: &ControllerMessage) -> String {
         ControllerMessage::Cancel(_) | ControllerMessage::Confirm(_) | ControllerMessage::Ping(_) => {
             String::new()
         }
+        ControllerMessage::Signed(s) => match Statement::parse(&s.text) {
+            Ok(Statement { command: Some(c), .. }) => sent(&ControllerMessage::Command(c)),
+            _ => String::new(),
+        },
         ControllerMessage::Shutdown(s) => {
             s.grace.map_or_else(String::new, |grace| format!("grace {grace} s"))
         }

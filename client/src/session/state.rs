@@ -2,12 +2,14 @@
 //!
 //! Nothing here waits while it holds the lock, and nothing here knows a transport.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use sortie_protocol::message::{Done, ErrorFrame, Event, Exit, Ready, RunnerMessage};
+use sortie_protocol::signed::Statement;
 use sortie_protocol::{ControllerMessage, Encoding, Stream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
@@ -358,7 +360,7 @@ impl Shared {
             self.observer.frame(&FrameTrace {
                 direction: Direction::Sent,
                 kind: message.type_name(),
-                command_id: sent_command_id(message),
+                command_id: &sent_command_id(message),
                 bytes: line.len(),
                 summary: redact::sent(message),
             });
@@ -428,13 +430,15 @@ pub(crate) fn output_len(event: &Event) -> u64 {
     len as u64
 }
 
-fn sent_command_id(message: &ControllerMessage) -> &str {
-    match message {
+fn sent_command_id(message: &ControllerMessage) -> Cow<'_, str> {
+    let id = match message {
         ControllerMessage::Command(command) => &command.id,
         ControllerMessage::Input(input) => &input.command_id,
         ControllerMessage::Credit(credit) => &credit.command_id,
         ControllerMessage::Cancel(cancel) => &cancel.command_id,
         ControllerMessage::Confirm(confirm) => &confirm.command_id,
+        ControllerMessage::Signed(signed) => return Statement::about(&signed.text).0.into(),
         ControllerMessage::Ping(_) | ControllerMessage::Shutdown(_) => "",
-    }
+    };
+    id.into()
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sortie_protocol::message::{Cancel, CommandMessage, Credit, ExitReason, Input, Shutdown};
+use sortie_protocol::signed::{Signed, SignedInput, Statement};
 use sortie_protocol::{
     CommandType, ControllerMessage, ErrorCode, FRAME_LIMIT, Line, RunnerMessage, Stream, text,
 };
@@ -16,8 +17,10 @@ use crate::failure::Failure;
 use crate::hop;
 use crate::idempotency::Identity;
 use crate::job::{Ending, Job, STDIN_WINDOW};
+use crate::signed;
 use crate::sys::fd;
 use crate::sys::keeper::DEFAULT_GRACE;
+use crate::syslog;
 
 impl Server {
     pub(super) fn read_input(&mut self) {
@@ -75,32 +78,63 @@ impl Server {
                 self.sequences.failed(&rejected.sequence, &rejected.command_id, self.next_serial);
                 self.refuse(&rejected.command_id, Failure::new(rejected.code, rejected.message));
             }
-            Ok(ControllerMessage::Command(command)) => self.accept(*command),
+            Ok(ControllerMessage::Command(command)) if self.judge.is_some() => {
+                self.sequences.failed(&command.sequence, &command.id, self.next_serial);
+                self.refuse(&command.id, unsigned("a command"));
+            }
+            Ok(ControllerMessage::Command(command)) => self.accept(*command, None),
+            Ok(ControllerMessage::Signed(signed)) => self.on_signed(&signed),
             Ok(ControllerMessage::Input(input)) => self.on_input(input),
             Ok(ControllerMessage::Credit(credit)) => self.on_credit(&credit),
             Ok(ControllerMessage::Cancel(cancel)) => self.on_cancel(&cancel),
             Ok(ControllerMessage::Ping(ping)) => self.output.send(&RunnerMessage::Pong(ping)),
             Ok(ControllerMessage::Shutdown(shutdown)) => self.on_shutdown(&shutdown),
-            Ok(ControllerMessage::Confirm(confirm)) => {
-                if !self.jobs_named(&confirm.command_id).any(|job| job.confirm()) {
-                    let message = format!("CONFIRM: {:?} waits for no confirmation", confirm.command_id);
-                    self.refuse("", Failure::new(ErrorCode::Conflict, message));
-                }
-            }
+            // It makes a change last, which is no less than making it.
+            Ok(ControllerMessage::Confirm(_)) if self.judge.is_some() => self.refuse("", unsigned("CONFIRM")),
+            Ok(ControllerMessage::Confirm(confirm)) => self.on_confirm(&confirm.command_id),
         }
         true
     }
 
-    fn accept(&mut self, command: CommandMessage) {
+    fn on_confirm(&mut self, id: &str) {
+        if !self.jobs_named(id).any(|job| job.confirm()) {
+            let message = format!("CONFIRM: {id:?} waits for no confirmation");
+            self.refuse("", Failure::new(ErrorCode::Conflict, message));
+        }
+    }
+
+    fn on_signed(&mut self, signed: &Signed) {
+        let statement = match &mut self.judge {
+            Some(judge) => judge.statement(signed),
+            None => Err(Failure::unsupported(
+                "this runner trusts no key, so a signature says nothing to it; send CMD, or start it with --anchor",
+            )),
+        };
+        match statement {
+            Ok((Statement { command: Some(command), input, .. }, who)) => {
+                syslog::command(&format!("the key {who}"), &command);
+                self.accept(*command, input);
+            }
+            Ok((Statement { confirm, .. }, _)) => self.on_confirm(&confirm),
+            Err(failure) => {
+                // Nobody vouches for these, but whoever waits for an answer gets it, and what was to follow is not run.
+                let (id, sequence) = Statement::about(&signed.text);
+                self.sequences.failed(&sequence, &id, self.next_serial);
+                self.refuse(&id, failure);
+            }
+        }
+    }
+
+    fn accept(&mut self, command: CommandMessage, input: Option<SignedInput>) {
         self.commands_total += 1;
         let (id, sequence) = (command.id.clone(), command.sequence.clone());
-        if let Err(failure) = self.admit(command) {
+        if let Err(failure) = self.admit(command, input) {
             self.sequences.failed(&sequence, &id, self.next_serial);
             self.refuse(&id, failure);
         }
     }
 
-    fn admit(&mut self, mut command: CommandMessage) -> Result<(), Failure> {
+    fn admit(&mut self, mut command: CommandMessage, input: Option<SignedInput>) -> Result<(), Failure> {
         if !matches!(self.phase, Phase::Serving) {
             return Err(Failure::new(
                 ErrorCode::Cancelled,
@@ -114,6 +148,13 @@ impl Server {
             )));
         }
         self.sequences.check(&command.sequence)?;
+        let announced = sortie_protocol::command::announces_input(&command.params);
+        if self.judge.is_some() && announced != input.is_some() {
+            return Err(signed::refusal(
+                "input",
+                "a signed command says what its input is if it has any, and only then",
+            ));
+        }
         // Before anything is taken from the parameters, as the same command is the same text.
         let identity = Identity::of(&command);
         if matches!(command.kind, CommandType::Exec | CommandType::FileWrite | CommandType::SudoersEnsure)
@@ -132,15 +173,26 @@ impl Server {
                 let message = format!("a command with the id {:?} is queued or running", command.id);
                 return Err(Failure::new(ErrorCode::Conflict, message));
             }
-            let bytes = self.accepted_bytes() + command.params.get().len();
+            let held = input.as_ref().map_or(0, |input| input.bytes as usize);
+            let bytes = self.accepted_bytes() + command.params.get().len() + held;
             if self.queue.len() >= QUEUE_COMMANDS || bytes > QUEUE_BYTES {
                 let message =
                     format!("{QUEUE_COMMANDS} commands or {QUEUE_BYTES} bytes of them wait already");
                 return Err(Failure::new(ErrorCode::Busy, message));
             }
         }
-        let job = Job::new(self.next_serial, command, identity)
+        let more = input.as_ref().map_or(0, |input| input.bytes.saturating_sub(STDIN_WINDOW));
+        let id = command.id.clone();
+        let job = Job::new(self.next_serial, command, identity, input)
             .map_err(|error| Failure::io("no descriptor for another command", &error))?;
+        if more > 0 {
+            // All of it is held before any of it is used.
+            self.output.send(&RunnerMessage::Credit(Credit {
+                command_id: id,
+                stream: Stream::Stdin,
+                bytes: more,
+            }));
+        }
         self.next_serial += 1;
         self.queue.push_back(Arc::new(job));
         Ok(())
@@ -190,6 +242,13 @@ impl Server {
             self.phase = Phase::Draining { reason: ExitReason::Completed, until };
         }
     }
+}
+
+fn unsigned(what: &str) -> Failure {
+    signed::refusal(
+        "unsigned",
+        &format!("this runner takes {what} only in SIGNED, from a key that it trusts"),
+    )
 }
 
 /// Reads a descriptor without owning it.

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use sortie_protocol::message::{Exit, ExitReason};
 use sortie_protocol::{FrameDecoder, RunnerMessage};
 
+use crate::anchor::Anchor;
 use crate::failure::Failure;
 use crate::guardian::Streams;
 use crate::hop::{Hops, Settings};
@@ -24,6 +25,7 @@ use crate::output::{Output, lock};
 use crate::pool::Pool;
 use crate::scope;
 use crate::sequence::Sequences;
+use crate::signed::Judge;
 use crate::sys::fd::{Signals, Waiting, Wake};
 use crate::sys::keeper::{DEFAULT_GRACE, guardian_line};
 use crate::workers::Workers;
@@ -51,8 +53,13 @@ const STUCK_WITHOUT_PROCESSES: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Runs the session; the exit status.
-pub(crate) fn serve(options: Options, streams: Streams, self_deleted: bool) -> io::Result<u8> {
-    Ok(Server::start(options, streams, self_deleted)?.run())
+pub(crate) fn serve(
+    options: Options,
+    anchors: Vec<Anchor>,
+    streams: Streams,
+    self_deleted: bool,
+) -> io::Result<u8> {
+    Ok(Server::start(options, anchors, streams, self_deleted)?.run())
 }
 
 struct Server {
@@ -68,6 +75,8 @@ struct Server {
     locks: Arc<Locks>,
     hops: Arc<Hops>,
     decoder: FrameDecoder,
+    /// Present where commands must be signed.
+    judge: Option<Judge>,
     idempotency: Idempotency,
     sequences: Sequences,
     queue: VecDeque<Arc<Job>>,
@@ -120,11 +129,17 @@ enum Phase {
 }
 
 impl Server {
-    fn start(options: Options, streams: Streams, self_deleted: bool) -> io::Result<Self> {
+    fn start(
+        options: Options,
+        anchors: Vec<Anchor>,
+        streams: Streams,
+        self_deleted: bool,
+    ) -> io::Result<Self> {
         let now = Instant::now();
         let wake = Arc::new(Wake::new()?);
         let output_fd = streams.output.try_clone()?;
-        let ready = ready(&options, streams.guardian)?;
+        let ready = ready(&options, !anchors.is_empty(), streams.guardian)?;
+        let judge = (!anchors.is_empty()).then(|| Judge::new(anchors, &ready));
         let session = ready.session.clone();
         let output = Output::start(streams.output, Arc::clone(&wake))?;
         output.send(&RunnerMessage::Ready(Box::new(ready)));
@@ -149,6 +164,7 @@ impl Server {
             locks: Arc::default(),
             hops,
             decoder: FrameDecoder::new(),
+            judge,
             idempotency: Idempotency::default(),
             sequences: Sequences::default(),
             queue: VecDeque::new(),

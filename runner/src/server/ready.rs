@@ -14,11 +14,14 @@ use crate::options::Options;
 use crate::pool::MOST_CAPTURED;
 use crate::sys::host;
 
-pub(super) fn ready(options: &Options, guardian: i32) -> io::Result<Ready> {
+pub(super) fn ready(options: &Options, signed: bool, guardian: i32) -> io::Result<Ready> {
     let names = command::SUPPORTED.iter().flat_map(|kind| [kind.name(), kind.dotted_name()]);
     let mut capabilities = Map::new();
     for name in names.chain(["become", "limits", "sequence"]) {
         capabilities.insert(name.to_owned(), true);
+    }
+    if signed {
+        capabilities.insert("signed".to_owned(), true);
     }
     let mut metadata = Strings::new();
     metadata.insert("ttl".to_owned(), go_duration(options.ttl.as_secs()));

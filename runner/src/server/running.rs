@@ -25,6 +25,18 @@ impl Server {
                 self.queue.remove(at);
                 continue;
             }
+            if job.is_held() {
+                if let Some(ended) = job.noted_end() {
+                    self.end_job(&job, ended.why, ended.grace);
+                    continue;
+                }
+                // One after the other, in order, also where the first still waits for its input.
+                if self.options.concurrency.is_none() {
+                    break;
+                }
+                at += 1;
+                continue;
+            }
             let before = self.running.iter().map(|running| &running.job).chain(self.queue.iter().take(at));
             if !sequence.is_empty() && before.into_iter().any(|other| other.command.sequence == *sequence) {
                 at += 1;
