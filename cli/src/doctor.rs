@@ -62,13 +62,13 @@ impl Doctor {
     async fn examine(&self, base: &Base, host: &Host) -> i32 {
         if let Some(target) = host.target() {
             let begun = Instant::now();
-            match Ssh::new(target, &base.ssh) {
+            match Ssh::find(target, &base.ssh).await {
                 Ok(ssh) => self.check(Step::Configure.describe(), begun, 0, Ok(configuration(&ssh))),
                 Err(error) => return self.not_reached(&error),
             };
         }
         let client = base.watched(Arc::clone(&self.watch) as Arc<_>);
-        let connected = match Base::transport(&client, host) {
+        let connected = match Base::transport(&client, host).await {
             Ok(transport) => client.connect_by(transport).await,
             Err(error) => Err(error),
         };

@@ -122,9 +122,9 @@ impl Base {
     }
 
     /// The way to a host.
-    pub(crate) fn transport(client: &Client, host: &Host) -> Result<Arc<dyn Transport>, Error> {
+    pub(crate) async fn transport(client: &Client, host: &Host) -> Result<Arc<dyn Transport>, Error> {
         Ok(match &host.way {
-            Way::Ssh(target) => client.ssh(target)?,
+            Way::Ssh(target) => client.ssh(target).await?,
             Way::Local => Arc::new(Local),
             Way::Via(argv) => Arc::new(Command::new(&*host.label, argv.iter().cloned())),
         })

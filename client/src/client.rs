@@ -62,7 +62,7 @@ impl Client {
     /// # Errors
     /// Any but [`Error::Command`] and [`Error::Result`]; each names the step.
     pub async fn connect(&self, target: &Target) -> Result<Session, Error> {
-        self.open(self.ssh(target)?).connect().await
+        self.open(self.ssh(target).await?).connect().await
     }
 
     /// Starts a runner by way of `transport`.
@@ -79,12 +79,14 @@ impl Client {
         Opening::new(self.clone(), transport)
     }
 
-    /// The way to `target` over SSH, by this client's settings.
+    /// The way to `target` over SSH, by this client's settings. The configuration is read on a thread of its own: it
+    /// may run commands and look names up.
     ///
     /// # Errors
     /// [`Error::Config`] for a configuration that cannot be read or obeyed.
-    pub fn ssh(&self, target: &Target) -> Result<Arc<dyn Transport>, Error> {
-        Ok(Arc::new(Ssh::new(target, &self.settings.ssh)?))
+    pub async fn ssh(&self, target: &Target) -> Result<Arc<dyn Transport>, Error> {
+        let ssh = Ssh::find(target, &self.settings.ssh).await?;
+        Ok(Arc::new(ssh))
     }
 
     /// Starts a runner and hands over its bare streams, for programs that speak the protocol themselves. The runner

@@ -273,7 +273,7 @@ async fn the_first_result_of_a_one_shot_takes_nine_round_trips() -> Result<()> {
     let proxy = Proxy::builder(host.access().addr()).delay(Duration::from_millis(40)).start().await?;
     let access = host.access().via(proxy.addr().port())?;
     let client = builder(&access)?.build();
-    let mut opening = client.open(transport(&access)?);
+    let mut opening = client.open(transport(&access).await?);
     let child = opening.start(&Exec::argv(["true"]), CommandOptions::default())?;
     opening.shutdown();
     let session = opening.connect().await?;

@@ -13,7 +13,7 @@
 //! let variables = Variables::new().set("port", 8080)?;
 //! let list = Arc::new(StepList::load(Path::new("web.yaml"), &variables)?);
 //! let client = Client::builder().runners(RunnerSet::from_dir("target/dist".as_ref())?).build();
-//! let transport = client.ssh(&Target::parse("deploy@web1")?)?;
+//! let transport = client.ssh(&Target::parse("deploy@web1")?).await?;
 //! let mut applying = list.apply(client.open(transport), Options::default());
 //! while let Some(event) = applying.next_event().await {
 //!     if let Event::Ended(step) = event {

@@ -43,7 +43,8 @@ pub enum Proxy {
 /// `${…}` not yet expanded. An empty list in `Some` stands for `none`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostConfig {
-    /// `HostName`, tokens expanded.
+    /// The host's name to connect to, where it is not the one that was asked about: after `HostName` and
+    /// `CanonicalizeHostname`, names in lower case.
     pub host_name: Option<String>,
     /// `User`.
     pub user: Option<String>,
@@ -65,6 +66,8 @@ pub struct HostConfig {
     pub server_alive_count_max: Option<u32>,
     /// `ProxyJump` or `ProxyCommand`, whichever stands first.
     pub proxy: Option<Proxy>,
+    /// `ProxyJump none` stands before any other proxy.
+    pub(super) jump_ruled_out: Option<()>,
     /// `IdentityFile`, all of them in order. `none` stands for itself.
     pub identity_files: Vec<String>,
     /// `IdentitiesOnly`.

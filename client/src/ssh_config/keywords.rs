@@ -15,10 +15,6 @@ pub(super) enum Met {
 /// that we make more strictly anyway.
 const PASSED_OVER: &[&str] = &[
     "addkeystoagent",
-    "canonicaldomains",
-    "canonicalizefallbacklocal",
-    "canonicalizemaxdots",
-    "canonicalizepermittedcnames",
     "channeltimeout",
     "cipher",
     "clearallforwardings",
@@ -94,7 +90,6 @@ const BY_SSH: &str = "reach it through the ssh program";
 /// Keywords that change where or how a connection is made and are not obeyed: name, values that leave everything as it
 /// is, and what to do instead.
 const REFUSED: &[(&str, &[&str], &str)] = &[
-    ("canonicalizehostname", &["no", "false"], "write the whole name"),
     ("hostbasedauthentication", &["no", "false"], "use a key"),
     ("kbdinteractivedevices", &[], "leave it out"),
     ("knownhostscommand", &["none"], BY_SSH),

@@ -57,7 +57,12 @@ pub(super) fn set(
             first("serveralivecountmax", &mut config.server_alive_count_max, value::number(one(line)?)?)
         }
         // Whichever of the two stands first counts, so that one slot does for both.
-        "proxyjump" => first("proxy", &mut config.proxy, jump(command(line)?)?),
+        "proxyjump" => match jump(command(line)?)? {
+            // As in ssh(1): it rules out a later ProxyJump, but not a later ProxyCommand.
+            Proxy::None => first("proxyjump", &mut config.jump_ruled_out, ()),
+            _ if config.jump_ruled_out.is_some() => None,
+            jump => first("proxy", &mut config.proxy, jump),
+        },
         "proxycommand" => {
             let command = command(line)?;
             let none = command.eq_ignore_ascii_case("none");
@@ -134,8 +139,11 @@ fn first<T>(name: &'static str, slot: &mut Option<T>, value: T) -> Set {
     empty.then_some(name)
 }
 
+/// The files are read twice where a second reading is wanted, so what is there already is not added again.
 fn add(name: &'static str, list: &mut Vec<String>, value: &str) -> Set {
-    list.push(value.to_owned());
+    if !list.iter().any(|present| present == value) {
+        list.push(value.to_owned());
+    }
     Some(name)
 }
 

@@ -1,15 +1,75 @@
 //! Tests of ssh_config reading: OpenSSH's rules, and what is refused.
 
+use std::cell::RefCell;
+use std::ffi::OsString;
+use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::*;
 
+/// A machine called `desk.example.org`, where `me` with the number 1000 sits.
+#[derive(Default)]
+struct Desk {
+    /// Commands that succeed; every other fails.
+    succeeding: Vec<&'static str>,
+    /// Names that have an address.
+    names: Vec<&'static str>,
+    ran: RefCell<Vec<String>>,
+    looked_up: RefCell<Vec<String>>,
+}
+
+impl World for Desk {
+    fn variable(&self, name: &str) -> Option<OsString> {
+        (name == "SITE").then(|| "berlin".into())
+    }
+
+    fn host_name(&self) -> Option<String> {
+        Some("desk.example.org".into())
+    }
+
+    fn user_id(&self) -> u32 {
+        ThisMachine.user_id()
+    }
+
+    fn home_of(&self, user: &str) -> Option<PathBuf> {
+        (user == "other").then(|| "/home/other".into())
+    }
+
+    fn succeeds(&self, command: &str) -> io::Result<bool> {
+        self.ran.borrow_mut().push(command.to_owned());
+        Ok(self.succeeding.contains(&command))
+    }
+
+    fn resolves(&self, name: &str, _: AddressFamily) -> bool {
+        self.looked_up.borrow_mut().push(name.to_owned());
+        self.names.contains(&name)
+    }
+
+    fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+        Ok(vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 7])])
+    }
+}
+
 fn file(path: &str, text: &str) -> ConfigFile {
-    ConfigFile { path: path.into(), text: text.into(), include_base: None }
+    ConfigFile { path: path.into(), text: text.into(), of_user: true }
+}
+
+fn query(host: &str) -> Query<'_> {
+    Query { host, local_user: Some("me"), home: Some(Path::new("/home/me")), ..Query::default() }
+}
+
+fn read_on(world: &Desk, text: &str, query: &Query<'_>) -> Result<HostConfig, ConfigError> {
+    lookup(&[file("/home/u/.ssh/config", text)], query, world)
 }
 
 fn read(text: &str, host: &str) -> Result<HostConfig, ConfigError> {
-    lookup(&[file("/home/u/.ssh/config", text)], host, None)
+    read_on(&Desk::default(), text, &query(host))
+}
+
+/// The user that `text` gives `host`, where the test is about which lines count.
+fn user(text: &str, host: &str) -> Option<String> {
+    read(text, host).unwrap().user
 }
 
 #[test]
@@ -27,7 +87,7 @@ fn the_first_value_wins_and_identity_files_add_up() {
 #[test]
 fn an_earlier_file_wins_over_a_later_one() {
     let files = [file("/a", "Host *\nPort 2"), file("/b", "Port 3\nUser u")];
-    let config = lookup(&files, "h", None).unwrap();
+    let config = lookup(&files, &query("h"), &Desk::default()).unwrap();
     assert_eq!((config.port, config.user.as_deref()), (Some(2), Some("u")));
 }
 
@@ -65,7 +125,7 @@ fn tokens_in_host_names_are_expanded_or_refused() {
     assert!(read("HostName %%h\n", "web1").is_ok_and(|c| c.host_name.as_deref() == Some("%h")));
     let error = read("Host web1\n  HostName %L.x\n", "web1").unwrap_err();
     assert_eq!(error.line, 2);
-    assert!(error.reason.contains("%L"), "{error}");
+    assert!(error.reason.contains("%L") && error.not_understood, "{error}");
     assert!(read("HostName -oProxyCommand=x\n", "web1").is_err());
 }
 
@@ -78,7 +138,6 @@ fn keywords_without_bearing_are_passed_over() {
 #[test]
 fn what_cannot_be_obeyed_is_refused_by_name_file_and_line() {
     for line in [
-        "CanonicalizeHostname yes",
         "HostbasedAuthentication yes",
         "KbdInteractiveDevices pam",
         "KnownHostsCommand /bin/true",
@@ -98,7 +157,7 @@ fn what_cannot_be_obeyed_is_refused_by_name_file_and_line() {
 
 #[test]
 fn values_that_change_nothing_are_not_refused() {
-    let text = "CanonicalizeHostname no\nKnownHostsCommand none\nRemoteCommand none\nSessionType default\n";
+    let text = "KnownHostsCommand none\nRemoteCommand none\nSessionType default\n";
     assert_eq!(read(text, "web1"), Ok(HostConfig::default()));
 }
 
@@ -148,51 +207,6 @@ fn everything_that_is_obeyed_is_read() {
 }
 
 #[test]
-fn a_match_block_that_cannot_apply_is_skipped_and_any_other_refused() {
-    let body = "  User other\n  RemoteCommand b\n";
-    assert_eq!(read(&format!("Match host db*\n{body}"), "web1"), Ok(HostConfig::default()));
-    assert_eq!(
-        read(&format!("Match originalhost db1,db2 user x\n{body}"), "web1"),
-        Ok(HostConfig::default())
-    );
-    for line in ["Match exec true", "Match host web*", "Match user x", "Match final"] {
-        assert!(read(&format!("{line}\n{body}"), "web1").unwrap_err().reason.contains("Match"), "{line}");
-    }
-    let renamed = "HostName db7\nMatch host db*\n  User x\n";
-    assert!(read(renamed, "web1").is_err(), "the block may apply to the host's other name");
-}
-
-#[test]
-fn match_all_always_applies() {
-    assert_eq!(read("Host other\nMatch all\n  User u\n", "web1").unwrap().user.as_deref(), Some("u"));
-}
-
-#[test]
-fn included_files_are_read_where_they_stand() {
-    let directory = tempfile::tempdir().unwrap();
-    let base = directory.path();
-    std::fs::create_dir(base.join("config.d")).unwrap();
-    std::fs::write(base.join("config.d/10-a.conf"), "Host web*\n  Port 2\nHost other\n  RemoteCommand b\n")
-        .unwrap();
-    std::fs::write(base.join("config.d/20-b.conf"), "Port 3\nUser b\n").unwrap();
-    std::fs::write(base.join("config.d/.hidden.conf"), "User hidden\n").unwrap();
-    std::fs::write(base.join("bad"), "\nRemoteCommand b\n").unwrap();
-    std::fs::write(base.join("loop"), "Include loop\n").unwrap();
-    let with = |text: &str| {
-        let main = ConfigFile { include_base: Some(base.to_owned()), ..file("/main", text) };
-        lookup(&[main], "web1", Some(base))
-    };
-    let config = with("Include config.d/*.conf\nUser main\n").unwrap();
-    assert_eq!((config.port, config.user.as_deref()), (Some(2), Some("b")));
-    assert_eq!(with("Include none.d/*.conf ~/config.d/2*\n").unwrap().port, Some(3));
-    assert_eq!(with("Host other\n  Include bad\n"), Ok(HostConfig::default()), "the block does not apply");
-    let error = with("Include bad\n").unwrap_err();
-    assert_eq!((error.file, error.line), (base.join("bad"), 2));
-    assert!(with("Include loop\n").unwrap_err().reason.contains("too deep"));
-    assert!(with("Host x\n  Port 1\nHost *\n  Include config.d/*\n  User main\n").unwrap().port == Some(2));
-}
-
-#[test]
 fn unknown_keywords_are_refused_unless_told_otherwise() {
     assert!(read("UseKeychain yes\n", "web1").unwrap_err().reason.contains("UseKeychain"));
     assert!(read("IgnoreUnknown Use*\nUseKeychain yes\n", "web1").is_ok());
@@ -226,6 +240,23 @@ fn known_hosts_files_may_be_several_or_none() {
 }
 
 #[test]
+fn proxies_rule_each_other_out_as_in_ssh() {
+    let proxy = |text: &str| read(text, "web1").unwrap().proxy;
+    let jump = |hosts: &[&str]| Proxy::Jump(hosts.iter().map(|host| host.parse().unwrap()).collect());
+    assert_eq!(proxy("ProxyJump a\nProxyCommand c\n"), Some(jump(&["a"])));
+    assert_eq!(proxy("ProxyCommand c %h\nProxyJump a\n"), Some(Proxy::Command("c %h".into())));
+    assert_eq!(proxy("ProxyCommand none\nProxyJump a\n"), Some(Proxy::None));
+    assert_eq!(proxy("ProxyJump none\nProxyJump a\n"), None);
+    assert_eq!(proxy("ProxyJump none\nProxyCommand c\n"), Some(Proxy::Command("c".into())));
+    assert_eq!(proxy("ProxyJump = u@a:22,ssh://b:3 # and on\n"), Some(jump(&["u@a:22", "b:3"])));
+    let given = Query { proxy: Some(jump(&["mine"])), ..query("web1") };
+    assert_eq!(read_on(&Desk::default(), "ProxyCommand c\n", &given).unwrap().proxy, Some(jump(&["mine"])));
+    for line in ["ProxyJump a,,b", "ProxyJump -a", "ProxyJump a b", "ProxyJump x/y", "ProxyCommand \"a"] {
+        assert_eq!(read(line, "web1").unwrap_err().line, 1, "{line}");
+    }
+}
+
+#[test]
 fn malformed_lines_are_errors() {
     for text in [
         "Port\n",
@@ -240,6 +271,8 @@ fn malformed_lines_are_errors() {
         assert!(read(text, "web1").is_err(), "{text:?}");
     }
 }
+
+mod blocks;
 
 proptest::proptest! {
     #[test]

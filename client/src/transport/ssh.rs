@@ -40,12 +40,25 @@ pub struct Ssh {
 }
 
 impl Ssh {
-    /// Reads the configuration files for `target`.
+    /// Reads the configuration files for `target`. Blocks where a configuration runs commands (`Match exec`) or looks
+    /// names up (`CanonicalizeHostname`).
     ///
     /// # Errors
     /// [`Error::Config`] for a configuration that cannot be read or obeyed.
     pub fn new(target: &Target, settings: &SshSettings) -> Result<Self, Error> {
         SshOptions::resolve(target, settings).map(Self::with_options)
+    }
+
+    /// As [`Ssh::new`], on a thread that may block.
+    ///
+    /// # Errors
+    /// As [`Ssh::new`].
+    pub async fn find(target: &Target, settings: &SshSettings) -> Result<Self, Error> {
+        let (wanted, settings) = (target.clone(), settings.clone());
+        let found = tokio::task::spawn_blocking(move || Self::new(&wanted, &settings)).await;
+        found.unwrap_or_else(|error| {
+            Err(Error::Config { host: target.to_string(), reason: format!("its configuration: {error}") })
+        })
     }
 
     /// A host whose options are all decided.

@@ -2,13 +2,16 @@
 //!
 //! Command line before configuration file before default, as in ssh(1). Knows no sockets and no russh.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::secret::{NoSecrets, Secrets};
-use crate::ssh_config::{self, AddressFamily, ConfigSource, HostConfig, HostKeyPolicy, Proxy, expand_tokens};
+use crate::ssh_config::{
+    self, AddressFamily, ConfigSource, HostConfig, HostKeyPolicy, Proxy, Query, ThisMachine, Tokens, World,
+    own_user,
+};
 use crate::target::Target;
 
 /// What the caller sets, as in the options of ssh(1).
@@ -38,6 +41,8 @@ pub struct SshSettings {
     pub home: Option<PathBuf>,
     /// The name of the user of this machine, who logs in where no other is named.
     pub local_user: Option<String>,
+    /// The ssh program, asked (`ssh -G`) for what our parser does not understand in a configuration; `None`: never.
+    pub ssh_program: Option<PathBuf>,
     /// Who knows passwords and passphrases.
     pub secrets: Arc<dyn Secrets>,
 }
@@ -58,14 +63,15 @@ impl Default for SshSettings {
             agent_socket: None,
             home: None,
             local_user: None,
+            ssh_program: None,
             secrets: Arc::new(NoSecrets),
         }
     }
 }
 
 impl SshSettings {
-    /// What ssh(1) would start from: the user's and the system's configuration, `HOME`, `USER` (or the user's own
-    /// name) and `SSH_AUTH_SOCK`.
+    /// What ssh(1) would start from: the user's and the system's configuration, the user's name by passwd(5), and
+    /// `SSH_AUTH_SOCK`. The home directory is `HOME`, and the ssh program the one in `PATH`.
     #[must_use]
     pub fn from_env() -> Self {
         let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -74,22 +80,11 @@ impl SshSettings {
             config: ConfigSource::Default,
             agent_socket: path("SSH_AUTH_SOCK"),
             home: path("HOME"),
-            local_user: name("USER").or_else(|| name("LOGNAME")).or_else(own_name),
+            local_user: own_user().map(|user| user.name).or_else(|| name("USER")).or_else(|| name("LOGNAME")),
+            ssh_program: Some("ssh".into()),
             ..Self::default()
         }
     }
-}
-
-/// The name of the user this process runs as, by passwd(5): cron and services have no `USER`.
-fn own_name() -> Option<String> {
-    use std::os::unix::fs::MetadataExt as _;
-    let uid = std::fs::metadata("/proc/self").ok()?.uid().to_string();
-    let users = std::fs::read_to_string("/etc/passwd").ok()?;
-    users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let (name, id) = (fields.next()?, fields.nth(1)?);
-        (id == uid).then(|| name.to_owned())
-    })
 }
 
 /// A key file that may be tried.
@@ -204,47 +199,65 @@ const DEFAULT_IDENTITIES: &[&str] = &["id_ed25519", "id_ecdsa", "id_ed25519_sk",
 impl SshOptions {
     /// Decides how `target` is reached. Reads the configuration files.
     ///
+    /// Blocks: a configuration may run commands (`Match exec`) and look names up (`CanonicalizeHostname`).
+    ///
     /// # Errors
     /// [`Error::Config`] for a configuration that cannot be read or obeyed, with file and line.
     pub fn resolve(target: &Target, settings: &SshSettings) -> Result<Self, Error> {
         let fail = |reason: String| Error::Config { host: target.to_string(), reason };
-        let files = settings
-            .config
-            .read(settings.home.as_deref())
-            .map_err(|(path, error)| fail(format!("{} cannot be read: {error}", path.display())))?;
-        let config = ssh_config::lookup(&files, target.host(), settings.home.as_deref())
-            .map_err(|error| fail(error.to_string()))?;
-        Self::combine(target, settings, config).map_err(fail)
+        let world = ThisMachine;
+        let query = Query {
+            host: target.host(),
+            user: target.user().or(settings.user.as_deref()),
+            port: target.port().or(settings.port),
+            proxy: None,
+            home: settings.home.as_deref(),
+            local_user: settings.local_user.as_deref(),
+        };
+        let config = ssh_config::evaluate(&settings.config, &query, &world, settings.ssh_program.as_deref())
+            .map_err(fail)?;
+        Self::combine(target, settings, config, &world).map_err(fail)
     }
 
-    fn combine(target: &Target, settings: &SshSettings, config: HostConfig) -> Result<Self, String> {
+    fn combine(
+        target: &Target,
+        settings: &SshSettings,
+        config: HostConfig,
+        world: &dyn World,
+    ) -> Result<Self, String> {
         refuse_what_is_not_obeyed_yet(&config)?;
         let address = config.host_name.unwrap_or_else(|| target.host().to_owned());
-        let port = target.port().or(settings.port).or(config.port).unwrap_or(22);
-        let user = target
-            .user()
-            .map(str::to_owned)
-            .or_else(|| settings.user.clone())
-            .or(config.user)
+        let port = config.port.unwrap_or(22);
+        let user = config
+            .user
             .or_else(|| settings.local_user.clone())
             .ok_or("nobody says as which user to log in; write user@host")?;
         let batch_mode = config.batch_mode.unwrap_or(false);
         let home = settings.home.as_deref();
-        let expand = |text: &str| {
-            expand_path(text, home, |token| {
-                Some(match token {
-                    'd' => home?.display().to_string(),
-                    'h' => address.clone(),
-                    'n' => target.host().to_owned(),
-                    'p' => port.to_string(),
-                    'r' => user.clone(),
-                    'u' => settings.local_user.clone()?,
-                    _ => return None,
-                })
-            })
+        let tokens = Tokens {
+            host: &address,
+            original: target.host(),
+            alias: config.host_key_alias.as_deref().unwrap_or(target.host()),
+            port,
+            user: Some(&user),
+            local_user: settings.local_user.as_deref(),
+            home,
+            jump: match &config.proxy {
+                Some(Proxy::Jump(hops)) => hops.last().map(Target::host),
+                _ => None,
+            },
+            world,
         };
-        let expand_all =
-            |texts: Vec<String>| texts.iter().map(|text| expand(text)).collect::<Result<Vec<_>, _>>();
+        let in_place = |name: &str, reason: String| match config.places.get(name) {
+            Some(place) => format!("{place}: {reason}"),
+            None => reason,
+        };
+        let expand = |name: &str, text: &str| {
+            tokens.path(text).map_err(|trouble| in_place(name, format!("{text:?}: {}", trouble.reason())))
+        };
+        let expand_all = |name: &str, texts: &[String]| {
+            texts.iter().map(|text| expand(name, text)).collect::<Result<Vec<_>, _>>()
+        };
 
         let named = |text: &&String| !text.eq_ignore_ascii_case("none");
         let agent_socket = match config.identity_agent.as_deref() {
@@ -253,16 +266,16 @@ impl SshOptions {
             Some(variable) if variable.starts_with('$') && !variable.starts_with("${") => {
                 std::env::var_os(&variable[1..]).filter(|value| !value.is_empty()).map(PathBuf::from)
             }
-            Some(path) => Some(expand(path)?),
+            Some(path) => Some(expand("identityagent", path)?),
         };
         let mut certificate_files = Vec::new();
         for text in config.certificate_files.iter().filter(named) {
-            certificate_files.push(expand(text)?);
+            certificate_files.push(expand("certificatefile", text)?);
         }
         let mut identities: Vec<Identity> =
             settings.identities.iter().map(|file| Identity { file: file.clone(), explicit: true }).collect();
         for text in config.identity_files.iter().filter(named) {
-            identities.push(Identity { file: expand(text)?, explicit: true });
+            identities.push(Identity { file: expand("identityfile", text)?, explicit: true });
         }
         if identities.is_empty() && config.identity_files.is_empty() {
             let defaults = home
@@ -271,21 +284,26 @@ impl SshOptions {
             identities.extend(defaults.map(|file| Identity { file, explicit: false }));
         }
 
-        let user_known_hosts = match (&settings.user_known_hosts, config.user_known_hosts) {
+        let user_known_hosts = match (&settings.user_known_hosts, &config.user_known_hosts) {
             (Some(files), _) => files.clone(),
-            (None, Some(files)) => expand_all(files)?,
+            (None, Some(files)) => expand_all("userknownhostsfile", files)?,
             (None, None) => home
                 .map(|home| ["known_hosts", "known_hosts2"].map(|name| home.join(".ssh").join(name)).to_vec())
                 .unwrap_or_default(),
         };
-        let global_known_hosts = match (&settings.global_known_hosts, config.global_known_hosts) {
+        let global_known_hosts = match (&settings.global_known_hosts, &config.global_known_hosts) {
             (Some(files), _) => files.clone(),
-            (None, Some(files)) => expand_all(files)?,
+            // These take no tokens.
+            (None, Some(files)) => {
+                let expanded: Result<_, _> = files.iter().map(|text| tokens.home_path(text)).collect();
+                expanded.map_err(|trouble| in_place("globalknownhostsfile", trouble.reason()))?
+            }
             (None, None) => {
                 ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"].map(PathBuf::from).to_vec()
             }
         };
-        let revoked_host_keys = expand_all(config.revoked_host_keys.unwrap_or_default())?;
+        let revoked_host_keys =
+            expand_all("revokedhostkeys", config.revoked_host_keys.as_deref().unwrap_or_default())?;
         Ok(Self {
             name: target.host().to_owned(),
             port,
@@ -353,140 +371,6 @@ fn refuse_what_is_not_obeyed_yet(config: &HostConfig) -> Result<(), String> {
     Ok(())
 }
 
-/// `~`, then tokens. Other users' homes and environment variables are refused rather than misread.
-fn expand_path(
-    text: &str,
-    home: Option<&Path>,
-    token: impl Fn(char) -> Option<String>,
-) -> Result<PathBuf, String> {
-    if text.contains("${") {
-        return Err(format!("environment variables in {text:?} are not supported"));
-    }
-    let expanded = expand_tokens(text, token)?;
-    let Some(rest) = expanded.strip_prefix('~') else { return Ok(expanded.into()) };
-    let home = home.ok_or_else(|| format!("{text:?} needs a home directory, and HOME is not set"))?;
-    match rest.strip_prefix('/') {
-        Some(rest) => Ok(home.join(rest)),
-        None if rest.is_empty() => Ok(home.to_owned()),
-        None => Err(format!("the home of another user in {text:?} is not supported")),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(directory: &Path, config: &str) -> SshSettings {
-        std::fs::create_dir_all(directory.join(".ssh")).unwrap();
-        std::fs::write(directory.join("config"), config).unwrap();
-        SshSettings {
-            config: ConfigSource::File(directory.join("config")),
-            home: Some(directory.to_owned()),
-            local_user: Some("me".into()),
-            ..SshSettings::default()
-        }
-    }
-
-    fn resolve(
-        target: &str,
-        config: &str,
-        change: impl FnOnce(&mut SshSettings),
-    ) -> Result<SshOptions, Error> {
-        let directory = tempfile::tempdir().unwrap();
-        let mut settings = settings(directory.path(), config);
-        change(&mut settings);
-        SshOptions::resolve(&Target::parse(target).unwrap(), &settings)
-    }
-
-    #[test]
-    fn target_comes_before_settings_before_configuration_before_defaults() {
-        let config = "User conf\nPort 3\n";
-        let both = |s: &mut SshSettings| (s.user, s.port) = (Some("set".into()), Some(2));
-        let who = |o: SshOptions| (o.user, o.port);
-        assert_eq!(who(resolve("u@h:1", config, both).unwrap()), ("u".into(), 1));
-        assert_eq!(who(resolve("h", config, both).unwrap()), ("set".into(), 2));
-        assert_eq!(who(resolve("h", config, |_| ()).unwrap()), ("conf".into(), 3));
-        assert_eq!(who(resolve("h", "", |_| ()).unwrap()), ("me".into(), 22));
-        assert!(
-            resolve("h", "", |s| s.local_user = None).is_err_and(|e| e.to_string().contains("user@host"))
-        );
-    }
-
-    #[test]
-    fn key_files_are_expanded_and_replace_the_defaults() {
-        let options =
-            resolve("web1", "HostName %h.lan\nIdentityFile ~/.ssh/%r-%h\nIdentityFile /k%%\n", |s| {
-                s.identities.push("given".into());
-                s.home = Some("/home/me".into());
-            })
-            .unwrap();
-        let files: Vec<_> = options.identities.iter().map(|i| i.file.to_str().unwrap()).collect();
-        assert_eq!(files, ["given", "/home/me/.ssh/me-web1.lan", "/k%"]);
-        assert!(options.identities.iter().all(|i| i.explicit));
-        let defaults = resolve("web1", "", |_| ()).unwrap().identities;
-        assert!(defaults[0].file.ends_with(".ssh/id_ed25519") && !defaults[0].explicit);
-        assert!(resolve("web1", "IdentityFile none\n", |_| ()).unwrap().identities.is_empty());
-    }
-
-    #[test]
-    fn paths_that_cannot_be_expanded_are_refused() {
-        for line in
-            ["IdentityFile ~other/k", "IdentityFile ${X}/k", "IdentityFile %C", "UserKnownHostsFile %k"]
-        {
-            assert!(resolve("h", line, |_| ()).is_err(), "{line}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_obeyed_yet_is_refused_by_its_place() {
-        for line in ["ProxyJump bastion", "Ciphers aes128-ctr"] {
-            let error = resolve("h", &format!("\n{line}\n"), |_| ()).err().unwrap().to_string();
-            assert!(error.contains("line 2"), "{error}");
-        }
-        for line in ["ProxyJump none", "ProxyCommand none", "AddressFamily any"] {
-            assert!(resolve("h", line, |_| ()).is_ok(), "{line}");
-        }
-    }
-
-    #[test]
-    fn the_connection_follows_the_configuration() {
-        let none = resolve("h", "", |_| ()).unwrap();
-        assert_eq!((none.connect_timeout, none.server_alive_interval), (CONNECT_TIMEOUT, SERVER_ALIVE.0));
-        let config = "ConnectTimeout 5\nServerAliveInterval 0\nServerAliveCountMax 9\nConnectionAttempts 2\n";
-        let set = resolve("h", config, |_| ()).unwrap();
-        assert_eq!((set.connect_timeout, set.connection_attempts), (Duration::from_secs(5), 2));
-        assert_eq!((set.server_alive_interval, set.server_alive_count_max), (Duration::ZERO, 9));
-        let given = resolve("h", config, |s| s.connect_timeout = Some(Duration::from_secs(1))).unwrap();
-        assert_eq!(given.connect_timeout, Duration::from_secs(1), "the caller's word comes first");
-        assert_eq!(resolve("h", "ConnectTimeout none", |_| ()).unwrap().connect_timeout, NO_CONNECT_TIMEOUT);
-    }
-
-    #[test]
-    fn an_agent_is_named_by_path_by_variable_or_not_at_all() {
-        let agent = |config: &str| {
-            let config = format!("IdentityAgent {config}");
-            resolve("h", &config, |s| {
-                (s.agent_socket, s.home) = (Some("/given".into()), Some("/home/me".into()));
-            })
-            .unwrap()
-            .agent_socket
-        };
-        assert_eq!(agent("SSH_AUTH_SOCK"), Some("/given".into()));
-        assert_eq!(agent("none"), None);
-        assert_eq!(agent("~/.agent/%h"), Some("/home/me/.agent/h".into()));
-        assert_eq!(agent("$SORTIE_NO_SUCH_VARIABLE"), None);
-    }
-
-    #[test]
-    fn batch_mode_asks_nobody() {
-        let options = resolve("h", "BatchMode yes", |_| ()).unwrap();
-        assert!(!options.password_authentication && !options.kbd_interactive_authentication);
-        assert!(options.secrets.unattended());
-    }
-
-    #[test]
-    fn a_named_configuration_file_must_be_there() {
-        let error = resolve("h", "", |s| s.config = ConfigSource::File("/no/such".into())).err().unwrap();
-        assert!(error.to_string().contains("/no/such"), "{error}");
-    }
-}
+#[path = "ssh_options_tests.rs"]
+mod tests;

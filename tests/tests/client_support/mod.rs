@@ -33,8 +33,8 @@ pub(crate) fn builder(access: &Access) -> Result<ClientBuilder> {
 }
 
 /// The transport that a client's settings make of this access.
-pub(crate) fn transport(access: &Access) -> Result<Arc<dyn Transport>> {
-    Ok(builder(access)?.build().ssh(&target(access)?)?)
+pub(crate) async fn transport(access: &Access) -> Result<Arc<dyn Transport>> {
+    Ok(builder(access)?.build().ssh(&target(access)?).await?)
 }
 
 pub(crate) async fn connect(access: &Access) -> Result<Session> {
