@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod audit;
 mod completions;
 mod doctor;
 mod edit;
@@ -82,6 +83,8 @@ enum Verb {
     Pipe(pipe::Arguments),
     /// Go through every step of reaching a host, and say what is wrong and what to do
     Doctor(doctor::Arguments),
+    /// Show what an audit log tells, or find out whether it is as it was written
+    Audit(audit::Arguments),
     /// Show the runners that this command carries
     Runners(runners::Arguments),
     /// Print a script that completes this command's arguments in a shell
@@ -105,6 +108,7 @@ impl Verb {
             Self::Apply(arguments) => apply::run(arguments).await,
             Self::Pipe(arguments) => pipe::run(arguments).await,
             Self::Doctor(arguments) => doctor::run(arguments).await,
+            Self::Audit(arguments) => audit::run(arguments),
             Self::Runners(arguments) => runners::run(&arguments),
             Self::Completions(arguments) => completions::run(&arguments),
         }
@@ -118,7 +122,11 @@ fn main() {
         .build()
         .map_err(anyhow::Error::from)
         .and_then(|runtime| {
-            let result = runtime.block_on(verb.run());
+            let result = runtime.block_on(async {
+                let result = verb.run().await;
+                audit::settled().await;
+                result
+            });
             // A thread may still wait for standard input.
             runtime.shutdown_background();
             result

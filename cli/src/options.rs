@@ -96,6 +96,9 @@ pub(crate) struct Connection {
     /// Keep the runner in ~/.cache/sortie of the host, and use the one that is there
     #[arg(long)]
     pub(crate) cache: bool,
+    /// Record what is done in this log, and run nothing that cannot be recorded; `none` for no log
+    #[arg(long, value_name = "FILE", env = "SORTIE_AUDIT", hide_env_values = true)]
+    pub(crate) audit: Option<PathBuf>,
     /// Show every frame on standard error, without its contents
     #[arg(long)]
     pub(crate) trace: bool,

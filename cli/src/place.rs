@@ -13,6 +13,7 @@ use sortie_client::{
     Target, Transport,
 };
 
+use crate::audit;
 use crate::options::{self, Connection, Via};
 use crate::outcome::usage;
 use crate::report::Reporter;
@@ -107,7 +108,10 @@ impl Base {
         let ssh = ssh_settings(options)?;
         let signers = options.require_signed_runners.as_deref();
         let (runners, _) = runner_set(options.runners.as_deref(), signers)?;
-        let builder = Client::builder().ttl(ttl).cache(options.cache).runners(runners).ssh(ssh.clone());
+        let mut builder = Client::builder().ttl(ttl).cache(options.cache).runners(runners).ssh(ssh.clone());
+        if let Some(log) = audit::log(options.audit.as_deref())? {
+            builder = builder.audit(log);
+        }
         Ok(Self { ssh, builder, trace: options.trace })
     }
 

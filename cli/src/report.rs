@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use sortie_client::audit::Record;
 use sortie_client::protocol::command::archive_unpack::ArchiveUnpackResult;
 use sortie_client::protocol::command::dir_ensure::DirEnsureResult;
 use sortie_client::protocol::command::exec::ExecResult;
@@ -29,6 +30,7 @@ use sortie_client::protocol::{Encoding, ErrorClass, Stream, Usage, text};
 use sortie_client::{Error, error::printable};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+mod audit;
 mod facts;
 mod human;
 
@@ -110,6 +112,19 @@ pub(crate) enum Event {
         interrupted: usize,
         exit_status: i32,
     },
+    /// A line of an audit log.
+    AuditRecord {
+        line: u64,
+        /// When it was written.
+        at: String,
+        /// Absent where the line is not understood.
+        #[serde(flatten)]
+        record: Option<Box<Record>>,
+    },
+    /// Something about an audit log: what is wrong with it, or with `note` what is good to know.
+    AuditFinding { line: u64, problem: &'static str, note: bool, text: String },
+    /// An audit log was looked through.
+    AuditVerified(Verified),
     /// A runner that this command carries.
     Runner { target: String, bytes: usize, gzip_bytes: usize, sha256: String },
     /// Whose signature vouches for those, and for which version of them.
@@ -210,6 +225,20 @@ pub(crate) enum Done {
     Get { path: String, bytes: u64, sha256: String, mode: String },
     /// `doctor` is through.
     Doctor { fit: bool, round_trips: u32 },
+}
+
+/// What an audit log was found to be.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Verified {
+    pub(crate) file: String,
+    pub(crate) sound: bool,
+    pub(crate) records: u64,
+    pub(crate) sessions: u64,
+    pub(crate) findings: u64,
+    /// Hash of the last line; empty where there is none.
+    pub(crate) head: String,
+    /// A head that was kept was looked for.
+    pub(crate) head_checked: bool,
 }
 
 /// What became of a step of a list.

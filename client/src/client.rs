@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sortie_protocol::{Line, message::Ready};
 
-use crate::audit::AuditLog;
+use crate::audit::{AuditLog, SessionAudit, tap};
 use crate::bootstrap::{self, StartOptions, Started};
 use crate::error::Error;
 use crate::observe::{Observer, Unobserved};
@@ -95,8 +95,16 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn pipe(&self, transport: &dyn Transport, flags: Vec<String>) -> Result<Pipe, Error> {
-        let started = self.start_with(transport, flags, Bytes::new()).await?;
-        let Started { ready, ready_line, mut decoder, connection, .. } = started;
+        let audit = self.audit().map(|log| SessionAudit::new(log.clone(), transport.host()));
+        let started = match &audit {
+            Some(audit) => {
+                audit.begin(transport.way()).await?;
+                let result = self.start_with(&audit.watch(transport), flags, Bytes::new()).await;
+                audit.reached(result).await?
+            }
+            None => self.start_with(transport, flags, Bytes::new()).await?,
+        };
+        let Started { ready, ready_line, mut decoder, mut connection, .. } = started;
         let mut first = ready_line;
         first.push(b'\n');
         while let Some(Line::Frame(line)) = decoder.next_line() {
@@ -105,6 +113,10 @@ impl Client {
         }
         if let Some(Line::Frame(begun)) = decoder.last_line() {
             first.extend_from_slice(begun);
+        }
+        if let Some(audit) = audit {
+            audit.ready(&ready);
+            connection = tap(connection, &first, audit, self.observer());
         }
         Ok(Pipe { ready, first, connection })
     }

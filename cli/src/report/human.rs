@@ -11,7 +11,7 @@ use sortie_client::protocol::{Stream, Usage};
 
 mod steps;
 
-use super::{Begun, Check, Done, Event, Failure, output_bytes};
+use super::{Begun, Check, Done, Event, Failure, audit, output_bytes};
 use crate::terminal::{Harmless, harmless};
 
 /// Longest line that is put together before it is shown with its host before it.
@@ -116,6 +116,13 @@ impl Human {
                 self.end_lines(&host, page);
                 took(&host, &usage, page);
             }
+            Event::AuditRecord { line, at, record } => {
+                page.result(&audit::record(line, &at, record.as_deref()));
+            }
+            Event::AuditFinding { line, note, text, .. } => {
+                page.tell(if note { "33" } else { "31" }, "", &format!("line {line}: {text}"));
+            }
+            Event::AuditVerified(verified) => page.result(&audit::verified(&verified)),
             Event::Step(step) => {
                 self.end_lines(&step.host, page);
                 if let Some(usage) = &step.usage {

@@ -8,10 +8,10 @@ use super::*;
 
 fn who() -> Who {
     Who {
-        user: "jane".into(),
+        user: "operator".into(),
         uid: 1000,
         login_uid: Some(1000),
-        host: "desk".into(),
+        host: "controller".into(),
         pid: 7,
         program: "sortie exec".into(),
     }
@@ -31,7 +31,7 @@ fn command(session: &str, id: &str) -> Record {
         session: session.into(),
         host: "web1".into(),
         host_key: Some("SHA256:abc".into()),
-        who: "jane".into(),
+        who: "operator".into(),
         id: id.into(),
         command: "exec".into(),
         timeout: 30,

@@ -20,13 +20,18 @@ use serde_json::Value;
 use sortie_protocol::ErrorClass;
 use sortie_protocol::message::BecomeMethod;
 use sortie_protocol::time::Timestamp;
+use tokio::sync::watch;
 
 mod chain;
+mod read;
 mod session;
+mod tap;
 mod verify;
 
 use chain::Chain;
-pub(crate) use session::{Audited, SessionAudit};
+pub use read::{Entry, entries};
+pub(crate) use session::SessionAudit;
+pub(crate) use tap::tap;
 pub use verify::{Finding, Problem, Verification, verify};
 
 /// The version of the format that is written.
@@ -227,6 +232,22 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// The session and the host that it concerns, where it does.
+    #[must_use]
+    pub fn concerns(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Session { session, host, .. }
+            | Self::Login { session, host, .. }
+            | Self::Command { session, host, .. }
+            | Self::Ready { session, host, .. }
+            | Self::Result { session, host, .. }
+            | Self::End { session, host, .. } => Some((session, host)),
+            Self::Log { .. } | Self::Torn { .. } => None,
+        }
+    }
+}
+
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
@@ -240,6 +261,12 @@ pub struct HostKey {
     pub algorithm: String,
     /// As `ssh-keygen -l` prints it.
     pub fingerprint: String,
+    /// The fingerprint of the authority that vouches for it, where it is trusted by its certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
+    /// The file that it was added to because it was new, by which it was not known before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added_to: Option<PathBuf>,
 }
 
 /// Whom a command became.
@@ -310,6 +337,8 @@ pub struct AuditLog {
     /// Random, 16 hexadecimal digits: the beginning of the names of all sessions of this process.
     run: Arc<str>,
     sessions: Arc<AtomicU64>,
+    /// Sessions that have begun and not ended.
+    open: watch::Sender<usize>,
     batches: mpsc::Sender<Batch>,
 }
 
@@ -333,7 +362,14 @@ impl AuditLog {
         std::thread::Builder::new().name("audit".into()).spawn(move || write(chain, &receiver)).map_err(
             |error| AuditError { file: file.to_owned(), reason: format!("no thread to write it: {error}") },
         )?;
-        Ok(Self { path: file.into(), who: Arc::new(who), run: run.into(), sessions: Arc::default(), batches })
+        Ok(Self {
+            path: file.into(),
+            who: Arc::new(who),
+            run: run.into(),
+            sessions: Arc::default(),
+            open: watch::Sender::new(0),
+            batches,
+        })
     }
 
     /// The file.
@@ -353,10 +389,19 @@ impl AuditLog {
         format!("{}-{}", self.run, self.sessions.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Waits until everything that was to be recorded so far is on the disk: for a process that is about to exit.
-    pub async fn flush(&self) {
-        // Whatever could not be written has been told to those that it concerns.
-        let _ = self.record(Vec::new()).await;
+    /// Waits until no session of this process is open any more and each has its end on record: for a process that is
+    /// about to exit. Sessions that were dropped end by themselves within seconds.
+    pub async fn settled(&self) {
+        // The sender lives as long as self does.
+        let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
+    }
+
+    fn begun(&self) {
+        self.open.send_modify(|open| *open += 1);
+    }
+
+    fn ended(&self) {
+        self.open.send_modify(|open| *open = open.saturating_sub(1));
     }
 
     /// Has records written in order, after all that came before, and calls `recorded` then, on another thread.

@@ -4,7 +4,7 @@
 //! before anything but the start script is sent, `ready`, each later `command` before it is sent, each `result` before
 //! its caller is told, `end`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,8 +38,9 @@ struct State {
     host_key: Option<String>,
     /// Commands that travel with the runner, until it is known that they will.
     early: Vec<Record>,
-    /// Commands that were sent and not answered.
-    commands: HashMap<String, Sent>,
+    /// Commands that were sent and not answered, by their ids; a program that speaks the protocol itself may use one again before
+    /// its first command is answered, and is answered in order.
+    commands: HashMap<String, VecDeque<Sent>>,
     count: u64,
     /// Records that could not be written, and why the first could not.
     unrecorded: u64,
@@ -70,6 +71,10 @@ impl SessionAudit {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// The error of a session whose records cannot be written. `ran`: it may have done something.
     pub(crate) fn error(&self, problem: AuditError, ran: bool) -> Error {
         Error::Audit { host: self.host.clone(), problem, ran }
@@ -80,11 +85,26 @@ impl SessionAudit {
         self.state().broken.clone().map(|problem| self.error(problem, true))
     }
 
+    /// The same way to the host, on which nothing is sent before it is on record who let us in. [`Self::begin`] comes first.
+    pub(crate) fn watch<'a>(&'a self, transport: &'a dyn Transport) -> impl Transport + 'a {
+        Audited { transport, audit: self }
+    }
+
+    /// Records why the host was not reached, if it was not.
+    pub(crate) async fn reached<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &result {
+            // Why there is no session is told, whether that can be recorded or not.
+            let _ = self.end(Some(error)).await;
+        }
+        result
+    }
+
     /// Before anything is done.
     pub(crate) async fn begin(&self, way: String) -> Result<(), Error> {
         let who = self.log.who().clone();
         let begin = Record::Session { session: self.session.clone(), host: self.host.clone(), way, who };
         self.log.record(vec![begin]).await.map_err(|problem| self.error(problem, false))?;
+        self.log.begun();
         self.state().begun = true;
         Ok(())
     }
@@ -148,7 +168,9 @@ impl SessionAudit {
             }
             Err(problem) => {
                 let mut state = self.state();
-                state.commands.remove(&message.id);
+                if let Some(sent) = state.commands.get_mut(&message.id) {
+                    sent.pop_back();
+                }
                 state.broken.get_or_insert_with(|| problem.clone());
                 Err(self.error(problem, false))
             }
@@ -157,7 +179,7 @@ impl SessionAudit {
 
     fn track(&self, message: &CommandMessage, sensitive: bool) {
         let sent = Sent { kind: message.kind, sensitive, streams: [None, None] };
-        self.state().commands.insert(message.id.clone(), sent);
+        self.state().commands.entry(message.id.clone()).or_default().push_back(sent);
     }
 
     fn command_record(&self, message: &CommandMessage, sensitive: bool) -> Record {
@@ -183,7 +205,7 @@ impl SessionAudit {
     /// Output went by.
     pub(crate) fn output(&self, event: &Event) {
         let Some((stream, bytes)) = output(event) else { return };
-        if let Some(sent) = self.state().commands.get_mut(&event.command_id) {
+        if let Some(sent) = self.state().commands.get_mut(&event.command_id).and_then(VecDeque::front_mut) {
             let passed = sent.streams[usize::from(stream == Stream::Stderr)].get_or_insert_default();
             passed.bytes += bytes.len() as u64;
             if !sent.sensitive {
@@ -194,7 +216,15 @@ impl SessionAudit {
 
     /// What is to be recorded of an answer; nothing of one to a command that is not under way.
     pub(crate) fn answer(&self, id: &str, answer: Result<&Done, &ErrorFrame>) -> Option<Record> {
-        let Sent { kind, sensitive, streams } = self.state().commands.remove(id)?;
+        let Sent { kind, sensitive, streams } = {
+            let mut state = self.state();
+            let sent = state.commands.get_mut(id)?;
+            let first = sent.pop_front();
+            if sent.is_empty() {
+                state.commands.remove(id);
+            }
+            first?
+        };
         let [stdout, stderr] = streams.map(|passed| {
             passed.map(|Passed { bytes, sha256 }| Output {
                 bytes,
@@ -232,7 +262,9 @@ impl SessionAudit {
             }
             self.end_record(&state, error)
         };
-        if let Err(problem) = self.log.record(vec![record]).await {
+        let result = self.log.record(vec![record]).await;
+        self.log.ended();
+        if let Err(problem) = result {
             self.state().broken.get_or_insert(problem);
         }
         self.broken()
@@ -240,8 +272,9 @@ impl SessionAudit {
 
     fn end_record(&self, state: &State, error: Option<&Error>) -> Record {
         // Those that never got as far as the host were not recorded as about to be sent.
+        let sent = state.commands.iter().filter(|_| state.count > 0);
         let mut unanswered: Vec<String> =
-            if state.count > 0 { state.commands.keys().cloned().collect() } else { Vec::new() };
+            sent.flat_map(|(id, sent)| sent.iter().map(|_| id.clone())).collect();
         unanswered.sort();
         Record::End {
             session: self.session.clone(),
@@ -275,7 +308,8 @@ impl Drop for SessionAudit {
         let state = std::mem::take(&mut *self.state());
         if state.begun && !state.ended {
             let error = Error::Closed { host: self.host.clone() };
-            self.log.submit(vec![self.end_record(&state, Some(&error))], |_| ());
+            let log = self.log.clone();
+            self.log.submit(vec![self.end_record(&state, Some(&error))], move |_| log.ended());
         }
     }
 }
@@ -307,9 +341,9 @@ fn outcome(answer: Result<&Done, &ErrorFrame>, sensitive: bool) -> Outcome {
 }
 
 /// A way to a host on which nothing is sent before it is on record who let us in.
-pub(crate) struct Audited<'a> {
-    pub(crate) transport: &'a dyn Transport,
-    pub(crate) audit: &'a SessionAudit,
+struct Audited<'a> {
+    transport: &'a dyn Transport,
+    audit: &'a SessionAudit,
 }
 
 impl Transport for Audited<'_> {
@@ -355,6 +389,8 @@ impl Observer for Noting<'_> {
             host: host.to_owned(),
             algorithm: key.algorithm.clone(),
             fingerprint: key.fingerprint.clone(),
+            authority: key.authority.clone(),
+            added_to: key.added_to.clone(),
         };
         self.host_keys.lock().unwrap_or_else(PoisonError::into_inner).push(shown);
         self.observer.host_key(host, key);

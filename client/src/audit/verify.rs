@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, BufRead, Read as _};
+use std::io::{self, BufRead};
 
 use serde::Deserialize;
 
 use super::chain::{self, Link};
+use super::read::read_line;
 use super::{LINE_LIMIT, VERSION};
 use crate::error::printable;
 
@@ -165,14 +166,8 @@ struct Reader {
 impl Reader {
     fn read(&mut self, mut log: impl BufRead, head: Option<&str>) -> io::Result<()> {
         let mut bytes = Vec::new();
-        loop {
-            bytes.clear();
-            (&mut log).take(LINE_LIMIT).read_until(b'\n', &mut bytes)?;
-            if bytes.is_empty() {
-                break;
-            }
+        while let Some(whole) = read_line(&mut log, &mut bytes)? {
             self.line += 1;
-            let whole = bytes.pop_if(|byte| *byte == b'\n').is_some();
             self.take(&bytes, whole);
             if head == Some(&self.last.hash) {
                 self.head_seen = true;
@@ -211,7 +206,18 @@ impl Reader {
         if chain::digest(body) != hash {
             self.settle_torn();
             self.found.find(self.line, Problem::Changed, "it was changed: its hash is that of another line");
-            // What stands after it hangs on the hash that it had, which may be the one it still carries.
+            // What comes after it is not to be blamed for it: it hangs on the hash and the session that stood here.
+            match envelope.record.as_str() {
+                "session" => {
+                    self.sessions.insert(envelope.session, Session { line: self.line, ended: false });
+                }
+                "end" => {
+                    if let Some(session) = self.sessions.get_mut(&envelope.session) {
+                        session.ended = true;
+                    }
+                }
+                _ => {}
+            }
             self.last = Link { seq: envelope.seq, hash: hash.to_owned() };
             return;
         }

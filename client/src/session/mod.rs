@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::aftermath::{self, Aftermath, Left};
-use crate::audit::{Audited, SessionAudit};
+use crate::audit::SessionAudit;
 use crate::bootstrap::Started;
 use crate::client::Client;
 use crate::error::Error;
@@ -191,12 +191,8 @@ impl Opening {
             return self.client.start(&*self.transport, early).await;
         };
         audit.begin(self.transport.way()).await?;
-        let result = self.client.start(&Audited { transport: &*self.transport, audit }, early).await;
-        if let Err(error) = &result {
-            // Why there is no session is told, whether that can be recorded or not.
-            let _ = audit.end(Some(error)).await;
-        }
-        result
+        let result = self.client.start(&audit.watch(&*self.transport), early).await;
+        audit.reached(result).await
     }
 
     fn into_session(self, started: Started) -> Session {

@@ -98,7 +98,7 @@ pub(crate) struct Sortie {
 pub(crate) fn sortie(verb: &str) -> Sortie {
     let mut command = Command::new(program());
     command.arg(verb).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    for name in ["SSH_AUTH_SOCK", "NO_COLOR", "SORTIE_RUNNERS"] {
+    for name in ["SSH_AUTH_SOCK", "NO_COLOR", "SORTIE_AUDIT", "SORTIE_RUNNERS"] {
         command.env_remove(name);
     }
     command.env("HOME", "/nonexistent");
