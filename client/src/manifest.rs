@@ -56,7 +56,7 @@ pub enum ListingProblem {
     },
     /// The signature is not believed.
     #[error("the signature of {LISTING} is not believed: {0}")]
-    Signature(#[from] SignatureProblem),
+    Signature(SignatureProblem),
     /// Signed, but no listing of runners.
     #[error("{LISTING} is signed, and yet no listing of runners: {reason}")]
     Malformed {
@@ -125,7 +125,8 @@ impl SignedListing {
         at: SystemTime,
     ) -> Result<Vouched, ListingProblem> {
         // Nothing is read in the listing before its signature is believed.
-        let signer = signers.verify(NAMESPACE, &self.listing, &self.signature, at)?;
+        let signer = signers.verify(NAMESPACE, &self.listing, &self.signature, at);
+        let signer = signer.map_err(ListingProblem::Signature)?;
         let listing: Listing = serde_json::from_slice(&self.listing)
             .map_err(|error| ListingProblem::Malformed { reason: error.to_string() })?;
         let own = env!("CARGO_PKG_VERSION");

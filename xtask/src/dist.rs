@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::listing::{self, Made, hex_digest};
+use crate::listing::{self, Made, Sbom, hex_digest};
 use crate::target::{SHIPPED, Target};
 use crate::toolchain::{Way, WayKind, Ways};
 use crate::workspace::Workspace;
-use crate::{elf, process};
+use crate::{elf, process, sbom};
 
 const PACKAGE: &str = "sortie-runner";
 const PROFILE: &str = "runner";
@@ -58,8 +58,11 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     let mut made = Vec::new();
     let mut failed = 0;
     for target in targets {
-        let runner =
-            ways.find(*target, small, arguments.way).and_then(|way| make(workspace, &way, &directory));
+        let runner = ways.find(*target, small, arguments.way).and_then(|way| {
+            let mut made = make(workspace, &way, &directory)?;
+            made.sbom = Some(describe(workspace, &way, &directory.join(&made.file))?);
+            Ok(made)
+        });
         match runner {
             Ok(runner) => made.push(runner),
             Err(error) => {
@@ -137,11 +140,21 @@ fn make(workspace: &Workspace, way: &Way, directory: &Path) -> Result<Made> {
         built: way.to_string(),
         rustc: way.toolchain.version.clone(),
         answered: None,
+        sbom: None,
     };
     check_size(way, &made)?;
     made.answered = check_answer(target, &file, &made.sha256)?;
     eprintln!("{}: made in {:.0} s", target.triple, begun.elapsed().as_secs_f64());
     Ok(made)
+}
+
+/// Writes what the runner is made of beside it.
+fn describe(workspace: &Workspace, way: &Way, file: &Path) -> Result<Sbom> {
+    let target = Some(way.target.triple);
+    let program = sbom::Program { package: PACKAGE, target, file, parts: way.parts()? };
+    let written = sbom::write(workspace, &program)?;
+    let name = written.file_name().context("a description without a name")?;
+    Ok(Sbom { file: name.to_string_lossy().into_owned(), sha256: hex_digest(&fs::read(&written)?) })
 }
 
 /// Holds a runner to its budget of size; static glibc has none.

@@ -31,6 +31,16 @@ pub(crate) struct Made {
     pub(crate) rustc: String,
     /// What ran it to see it answer; absent where this machine could not.
     pub(crate) answered: Option<String>,
+    /// What it was made of; absent where nobody asked.
+    #[serde(default)]
+    pub(crate) sbom: Option<Sbom>,
+}
+
+/// A description of what a runner was made of: CycloneDX 1.5.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Sbom {
+    pub(crate) file: String,
+    pub(crate) sha256: String,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -49,8 +59,11 @@ fn write_listing(version: &str, directory: &Path, made: &[Made]) -> Result<()> {
     let path = directory.join(LISTING);
     let before = fs::read(&path).unwrap_or_default();
     let earlier: Listing = serde_json::from_slice(&before).unwrap_or_default();
-    let is_there =
-        |runner: &Made| fs::read(directory.join(&runner.file)).is_ok_and(|b| hex_digest(&b) == runner.sha256);
+    let is =
+        |file: &str, sha256: &str| fs::read(directory.join(file)).is_ok_and(|b| hex_digest(&b) == sha256);
+    let is_there = |runner: &Made| {
+        is(&runner.file, &runner.sha256) && runner.sbom.as_ref().is_none_or(|s| is(&s.file, &s.sha256))
+    };
     let mut runners = made.to_vec();
     for runner in earlier.runners.into_iter().filter(|_| earlier.version == version) {
         if runners.iter().all(|m| m.file != runner.file) && is_there(&runner) {
@@ -133,6 +146,7 @@ mod tests {
             built: "by hand".into(),
             rustc: "1.0.0".into(),
             answered: None,
+            sbom: None,
         };
         write_listing(VERSION, directory.path(), std::slice::from_ref(&made)).unwrap();
         (directory, made)

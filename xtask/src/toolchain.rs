@@ -10,7 +10,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::listing::hex_digest;
 use crate::process;
+use crate::sbom::Part;
 use crate::target::Target;
 use crate::workspace::Workspace;
 
@@ -232,6 +234,36 @@ impl Way {
         // With --target these reach the runner alone and no build script, so nothing of the host is built again.
         command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         Ok(command)
+    }
+
+    /// What is linked into the program besides crates: the standard library and the C library.
+    pub(crate) fn parts(&self) -> Result<Vec<Part>> {
+        let toolchain = &self.toolchain;
+        let of_rust = toolchain.library(self.target.triple).join("lib/self-contained/libc.a");
+        let (name, version, from) = match &self.linker {
+            Linker::RustLld | Linker::Cc if of_rust.exists() => {
+                ("musl", format!("of rustc {}", toolchain.version), Some(of_rust))
+            }
+            Linker::RustLld | Linker::Cc => ("glibc", "of this machine".to_owned(), None),
+            Linker::Zig(zig) => {
+                let version = process::output(process::command(zig).arg("version"))?;
+                ("musl", format!("of zig {}", version.trim()), None)
+            }
+            Linker::MuslGcc => ("musl", "of musl-tools".to_owned(), None),
+        };
+        let sha256 = from.map(|file| fs::read(&file).map(|bytes| hex_digest(&bytes))).transpose()?;
+        let library = |name: &str, version, license, sha256| Part {
+            kind: "library",
+            name: name.to_owned(),
+            version,
+            license,
+            sha256,
+        };
+        let license = if name == "musl" { "MIT" } else { "LGPL-2.1-or-later" };
+        Ok(vec![
+            library("std", toolchain.version.clone(), "MIT OR Apache-2.0", None),
+            library(name, version, license, sha256),
+        ])
     }
 
     /// Where the program is after the build command.
