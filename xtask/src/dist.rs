@@ -14,7 +14,7 @@ use crate::listing::{self, Made, Sbom, hex_digest};
 use crate::target::{SHIPPED, Target};
 use crate::toolchain::{Way, WayKind, Ways};
 use crate::workspace::Workspace;
-use crate::{elf, process, sbom};
+use crate::{elf, process, reproduce, sbom};
 
 const PACKAGE: &str = "sortie-runner";
 const PROFILE: &str = "runner";
@@ -38,12 +38,20 @@ pub(crate) struct Arguments {
     /// Take this way of building only, instead of the first that works
     #[arg(long, value_enum)]
     way: Option<WayKind>,
+    /// Build each runner twice, the second time in another directory, and fail unless both have the same bytes
+    #[arg(long)]
+    twice: bool,
     /// Sign the listing with this key: a private key, or a public key whose private half an ssh-agent holds
     #[arg(long, value_name = "KEY")]
     sign_with: Option<PathBuf>,
 }
 
 impl Arguments {
+    /// Every target, each built twice.
+    pub(crate) fn twice() -> Self {
+        Self { twice: true, ..Self::default() }
+    }
+
     /// This target alone, the first way that works.
     pub(crate) fn only(target: Target, small: bool) -> Self {
         Self { targets: vec![target], small, ordinary: !small, ..Self::default() }
@@ -60,6 +68,11 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     for target in targets {
         let runner = ways.find(*target, small, arguments.way).and_then(|way| {
             let mut made = make(workspace, &way, &directory)?;
+            if arguments.twice {
+                let first = fs::read(directory.join(&made.file))?;
+                reproduce::compare(workspace, &way, PACKAGE, PROFILE, &first)?;
+                eprintln!("{}: the same bytes when built again elsewhere", target.triple);
+            }
             made.sbom = Some(describe(workspace, &way, &directory.join(&made.file))?);
             Ok(made)
         });

@@ -12,6 +12,7 @@ mod fuzz;
 mod listing;
 mod matrix;
 mod process;
+mod reproduce;
 mod sbom;
 mod schema;
 mod setup;

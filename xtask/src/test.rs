@@ -13,7 +13,7 @@ use crate::{checks, dist, example, fuzz, process, schema, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Also every kind of host, the runners of all four machines, and a minute of fuzzing for each target
+    /// Also every kind of host, the runners of all four machines, each built twice, and a minute of fuzzing for each target
     #[arg(long)]
     full: bool,
     /// Run only tests whose names contain one of these, and no other checks
@@ -73,7 +73,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         }
         steps.step("setup for dist", || setup::for_dist(workspace))?;
         steps.step("runners of all machines", || {
-            dist::run(workspace, &dist::Arguments::default())?;
+            dist::run(workspace, &dist::Arguments::twice())?;
             dist::add_foreign_for_tests(workspace)
         })?;
     }
