@@ -171,18 +171,13 @@ impl KnownHosts {
     }
 
     /// Types of the keys known for `host`, in the order of the files: the server should be asked for these first, or a
-    /// host known by one key looks unknown by another.
+    /// host known by one key looks unknown by another. As ssh(1) has it, those of its port alone.
     #[must_use]
     pub fn algorithms(&self, host: &HostName) -> Vec<String> {
         let mut found: Vec<String> = Vec::new();
-        for name in host.names() {
-            for entry in self.about(name, Marker::None) {
-                if !found.contains(&entry.key.algorithm) {
-                    found.push(entry.key.algorithm);
-                }
-            }
-            if !found.is_empty() {
-                break;
+        for entry in self.about(&host.entry, Marker::None) {
+            if !found.contains(&entry.key.algorithm) {
+                found.push(entry.key.algorithm);
             }
         }
         found

@@ -214,7 +214,7 @@ fn a_name_hashed_by_ssh_keygen_is_found() {
 fn the_types_of_the_known_keys_come_in_order() {
     let text = line("web1", &key("ssh-rsa", 1)) + &line("web1", &ed(1)) + &line("web1", &key("ssh-rsa", 2));
     assert_eq!(known(&text).algorithms(&HostName::new("web1", 22)), ["ssh-rsa", "ssh-ed25519"]);
-    assert_eq!(known(&text).algorithms(&HostName::new("web1", 99)), ["ssh-rsa", "ssh-ed25519"]);
+    assert!(known(&text).algorithms(&HostName::new("web1", 99)).is_empty());
     assert!(known(&text).algorithms(&HostName::new("web2", 22)).is_empty());
 }
 
