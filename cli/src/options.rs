@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sortie_client::CommandOptions;
 use sortie_client::protocol::message::{Become, BecomeMethod};
+use sortie_client::ssh_config::Proxy;
 
 use crate::{secrets, words};
 
@@ -66,6 +67,9 @@ pub(crate) struct Connection {
     /// Connect to this port, where the host does not name one
     #[arg(short = 'p', long, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
+    /// Log in at these hosts first and go on from the last, as with ProxyJump; `none` for none on the way
+    #[arg(short = 'J', long = "jump", value_name = "HOST,…", value_parser = Proxy::jump)]
+    pub(crate) jump: Option<Proxy>,
     /// Believe the host keys in this file, and no others
     #[arg(long, value_name = "FILE")]
     pub(crate) known_hosts: Option<PathBuf>,

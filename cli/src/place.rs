@@ -150,6 +150,7 @@ fn ssh_settings(options: &Connection) -> anyhow::Result<SshSettings> {
     }
     ssh.user.clone_from(&options.user);
     ssh.port = options.port;
+    ssh.proxy.clone_from(&options.jump);
     ssh.identities.clone_from(&options.identities);
     if options.accept_new {
         ssh.host_key_policy = Some(HostKeyPolicy::AcceptNew);

@@ -46,14 +46,15 @@ impl Keyring {
     }
 }
 
-impl Secrets for Keyring {
-    fn ask<'a>(&'a self, question: Question<'a>) -> Answer<'a> {
+impl Keyring {
+    /// With the password that was given, where it may be used for this; else only what is typed.
+    fn answer<'a>(&'a self, question: Question<'a>, password: &'a Option<Secret>) -> Answer<'a> {
         Box::pin(async move {
             // The same answer twice would only count as another failed try.
             let (known, first) = match question {
                 Question::Passphrase { attempt, .. } => (&self.passphrase, attempt == 1),
-                Question::Password { attempt, .. } => (&self.password, attempt == 1),
-                Question::Prompt { echo, attempt, .. } => (&self.password, !echo && attempt == 1),
+                Question::Password { attempt, .. } => (password, attempt == 1),
+                Question::Prompt { echo, attempt, .. } => (password, !echo && attempt == 1),
                 _ => return None,
             };
             if known.is_some() && first {
@@ -88,6 +89,16 @@ impl Secrets for Keyring {
             }
             Some(answer)
         })
+    }
+}
+
+impl Secrets for Keyring {
+    fn ask<'a>(&'a self, question: Question<'a>) -> Answer<'a> {
+        self.answer(question, &self.password)
+    }
+
+    fn ask_on_the_way<'a>(&'a self, question: Question<'a>) -> Answer<'a> {
+        self.answer(question, &None)
     }
 
     fn unattended(&self) -> bool {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -80,6 +81,15 @@ pub trait Secrets: Send + Sync {
     /// Answers one question.
     fn ask<'a>(&'a self, question: Question<'a>) -> Answer<'a>;
 
+    /// Answers a question on the way to another host, at one that is only passed (`ProxyJump`). What was given for the
+    /// target must not be shown to that one, so without a word to the contrary nothing but passphrases is answered.
+    fn ask_on_the_way<'a>(&'a self, question: Question<'a>) -> Answer<'a> {
+        match question {
+            Question::Passphrase { .. } => self.ask(question),
+            _ => Box::pin(async { None }),
+        }
+    }
+
     /// Whether answers come without a person being bothered, so that a login can be repeated at any time.
     fn unattended(&self) -> bool;
 }
@@ -95,6 +105,23 @@ impl Secrets for NoSecrets {
 
     fn unattended(&self) -> bool {
         true
+    }
+}
+
+/// Somebody's secrets, as a host that is only passed may have them.
+pub(crate) struct OnTheWay(pub(crate) Arc<dyn Secrets>);
+
+impl Secrets for OnTheWay {
+    fn ask<'a>(&'a self, question: Question<'a>) -> Answer<'a> {
+        self.0.ask_on_the_way(question)
+    }
+
+    fn ask_on_the_way<'a>(&'a self, question: Question<'a>) -> Answer<'a> {
+        self.0.ask_on_the_way(question)
+    }
+
+    fn unattended(&self) -> bool {
+        self.0.unattended()
     }
 }
 

@@ -39,6 +39,28 @@ pub enum Proxy {
     Command(String),
 }
 
+/// As many hops as anybody has; a longer chain is a mistake.
+const MAX_JUMPS: usize = 16;
+
+impl Proxy {
+    /// The value of `ProxyJump`, and of ssh's `-J`: `[user@]host[:port],…`, or `ssh://…` in place of each, or `none`.
+    ///
+    /// # Errors
+    /// Which of them is no host, or that there are more than 16.
+    pub fn jump(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("none") {
+            return Ok(Self::None);
+        }
+        let text = text.split('#').next().unwrap_or_default().trim_end();
+        let hops: Result<Vec<_>, _> = text.split(',').map(Target::parse).collect();
+        let hops = hops.map_err(|error| error.to_string())?;
+        if hops.len() > MAX_JUMPS {
+            return Err(format!("{} hosts are passed; at most {MAX_JUMPS} are", hops.len()));
+        }
+        Ok(Self::Jump(hops))
+    }
+}
+
 /// What the configuration says about one host. `None` and empty mean: nothing. Paths are as written: `~`, tokens and
 /// `${…}` not yet expanded. An empty list in `Some` stands for `none`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -111,7 +111,7 @@ fn holds(name: &str, value: &str, now: &Circumstances<'_>, so_far: bool) -> Chec
             addresses.iter().any(|address| networks.iter().any(|network| network.contains(*address)))
         }
         "exec" => {
-            let command = now.tokens.expand(value, Expand::Tokens)?;
+            let command = now.tokens.expand(value, Expand::Command)?;
             if !so_far {
                 return Ok(false);
             }

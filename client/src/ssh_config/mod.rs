@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 pub use crate::place::Place;
 pub use file::{ConfigFile, ConfigSource};
 pub use host_config::{AddressFamily, HostConfig, HostKeyPolicy, Proxy};
-pub(crate) use tokens::Tokens;
+pub(crate) use tokens::{Expand, Tokens};
 pub(crate) use world::own_user;
 pub use world::{ThisMachine, World};
 

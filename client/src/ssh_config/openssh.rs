@@ -15,6 +15,7 @@ use super::lexer::Line;
 use super::{Query, setting, world};
 use crate::error::printable;
 use crate::place::Place;
+use crate::target::check_host;
 
 /// The longest answer that is read, in bytes.
 const LONGEST: u64 = 1024 * 1024;
@@ -49,22 +50,26 @@ pub(super) fn effective(
     // It tells the values of all keywords: what it says of an empty configuration too was not configured.
     let defaults = ask(program, &ConfigSource::None, query)?;
     let mut found = HostConfig::default();
-    for (keyword, values) in &answer {
+    for (keyword, (number, values)) in &answer {
         if SPENT.contains(&keyword.as_str())
-            || (keyword != "hostname" && defaults.get(keyword) == Some(values))
+            || (keyword != "hostname" && defaults.get(keyword).is_some_and(|(_, default)| default == values))
         {
             continue;
         }
         for value in values {
-            set(&mut found, keyword, value).map_err(|reason| format!("{keyword} {value:?}: {reason}"))?;
+            let at = Place { file: "(ssh -G)".into(), line: *number };
+            set(&mut found, keyword, value, &at)
+                .map_err(|reason| format!("{keyword} {value:?}: {reason}"))?;
         }
     }
-    found.places.clear();
+    if let Some(name) = &found.host_name {
+        check_host(name)?;
+    }
     found.host_name = found.host_name.filter(|name| name != query.host);
     Ok(found)
 }
 
-fn set(found: &mut HostConfig, keyword: &str, value: &str) -> Result<(), String> {
+fn set(found: &mut HostConfig, keyword: &str, value: &str, at: &Place) -> Result<(), String> {
     let arguments = if SEVERAL.contains(&keyword) {
         value.split(' ').map(str::to_owned).collect()
     } else {
@@ -72,7 +77,7 @@ fn set(found: &mut HostConfig, keyword: &str, value: &str) -> Result<(), String>
     };
     let line = Line { keyword: keyword.to_owned(), rest: value.to_owned(), arguments };
     let today = keywords::today(keyword);
-    if setting::set(found, today, &line, true, &Place::default())? {
+    if setting::set(found, today, &line, true, at)? {
         return Ok(());
     }
     match met(today) {
@@ -83,8 +88,8 @@ fn set(found: &mut HostConfig, keyword: &str, value: &str) -> Result<(), String>
     }
 }
 
-/// The values of each keyword, in order.
-type Answer = BTreeMap<String, Vec<String>>;
+/// The values of each keyword, in order, and the line of the first.
+type Answer = BTreeMap<String, (usize, Vec<String>)>;
 
 fn ask(program: &Path, source: &ConfigSource, query: &Query<'_>) -> Result<Answer, String> {
     let mut command = Command::new(program);
@@ -116,8 +121,11 @@ fn ask(program: &Path, source: &ConfigSource, query: &Query<'_>) -> Result<Answe
     }
     let text = String::from_utf8(output).map_err(|_| "its answer is not UTF-8")?;
     let mut answer = Answer::new();
-    for (keyword, value) in text.lines().filter_map(|line| line.split_once(' ')) {
-        answer.entry(keyword.to_ascii_lowercase()).or_default().push(value.to_owned());
+    for (index, line) in text.lines().enumerate() {
+        if let Some((keyword, value)) = line.split_once(' ') {
+            let entry = answer.entry(keyword.to_ascii_lowercase()).or_insert((index + 1, Vec::new()));
+            entry.1.push(value.to_owned());
+        }
     }
     if answer.contains_key("hostname") { Ok(answer) } else { Err("its answer names no host".into()) }
 }

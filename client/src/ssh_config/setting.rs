@@ -6,10 +6,7 @@ use super::host_config::{AddressFamily, HostConfig, HostKeyPolicy, Proxy};
 use super::lexer::Line;
 use super::value;
 use crate::place::Place;
-use crate::target::{Target, check_user, parse_port};
-
-/// As many hops as anybody has; a longer chain is a mistake.
-const MAX_JUMPS: usize = 16;
+use crate::target::{check_user, parse_port};
 
 /// Sets what `line` says, `keyword` being its keyword in lower case. Nothing is set unless `applies`.
 ///
@@ -57,7 +54,7 @@ pub(super) fn set(
             first("serveralivecountmax", &mut config.server_alive_count_max, value::number(one(line)?)?)
         }
         // Whichever of the two stands first counts, so that one slot does for both.
-        "proxyjump" => match jump(command(line)?)? {
+        "proxyjump" => match Proxy::jump(command(line)?)? {
             // As in ssh(1): it rules out a later ProxyJump, but not a later ProxyCommand.
             Proxy::None => first("proxyjump", &mut config.jump_ruled_out, ()),
             _ if config.jump_ruled_out.is_some() => None,
@@ -185,20 +182,6 @@ fn files(line: &Line) -> Result<Vec<String>, String> {
 fn user(value: &str) -> Result<String, String> {
     check_user(value)?;
     Ok(value.to_owned())
-}
-
-/// `[user@]host[:port],…`, or `ssh://…` in place of each.
-pub(super) fn jump(text: &str) -> Result<Proxy, String> {
-    if text.eq_ignore_ascii_case("none") {
-        return Ok(Proxy::None);
-    }
-    let text = text.split('#').next().unwrap_or_default().trim_end();
-    let hops: Vec<_> =
-        text.split(',').map(Target::parse).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
-    if hops.len() > MAX_JUMPS {
-        return Err(format!("{} hosts are passed; at most {MAX_JUMPS} are", hops.len()));
-    }
-    Ok(Proxy::Jump(hops))
 }
 
 fn host_key_policy(config: &mut HostConfig, line: &Line, at: &Place) -> Result<Set, String> {

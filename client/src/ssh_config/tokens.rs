@@ -32,8 +32,10 @@ pub(crate) struct Tokens<'a> {
 /// Which kinds of expansion a value takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expand {
-    /// Tokens alone.
-    Tokens,
+    /// Tokens alone, for a shell command.
+    Command,
+    /// The tokens of `ProxyCommand`, which are fewer, for a shell command.
+    Proxy,
     /// Tokens and `${NAME}`.
     TokensAndVariables,
 }
@@ -81,7 +83,22 @@ impl Tokens<'_> {
             Some(Err(_)) => Err(format!("the variable {name} is not UTF-8").into()),
             None => Err(format!("the variable {name} is not set").into()),
         };
-        expand(text, |token| self.value(token), (what == Expand::TokensAndVariables).then_some(&variable))
+        let token = |token| {
+            if what == Expand::Proxy && !"hnkpr".contains(token) {
+                return Err(Trouble::CannotTell(format!("the token %{token}")));
+            }
+            let value = self.value(token)?;
+            // The user comes from whoever names the target: a shell must not find more in it than a name. Hosts are
+            // checked when they are read.
+            if what != Expand::TokensAndVariables
+                && token == 'r'
+                && let Some(bad) = value.chars().find(|c| "'`\"$\\;&<>|(){}*?[]#~!".contains(*c))
+            {
+                return Err(format!("a user with {bad:?} is not put into a shell command").into());
+            }
+            Ok(value)
+        };
+        expand(text, token, (what == Expand::TokensAndVariables).then_some(&variable))
     }
 
     /// The path that `text` means: `~` first, so that nothing which is put in can be taken for one.
@@ -185,13 +202,13 @@ mod tests {
 
     #[test]
     fn every_token_has_its_value() {
-        let text = tokens(Some("bastion")).expand("%h %n %k %p %r %u %d %j %% %%h", Expand::Tokens).unwrap();
+        let text = tokens(Some("bastion")).expand("%h %n %k %p %r %u %d %j %% %%h", Expand::Command).unwrap();
         assert_eq!(text, "web1.lan web1 alias 2222 deploy me /home/me bastion % %h");
         let this = ThisMachine.host_name().unwrap();
         let short = this.split('.').next().unwrap();
-        let text = tokens(None).expand("%l %L %i", Expand::Tokens).unwrap();
+        let text = tokens(None).expand("%l %L %i", Expand::Command).unwrap();
         assert_eq!(text, format!("{this} {short} {}", ThisMachine.user_id()));
-        let hash = tokens(None).expand("%C", Expand::Tokens).unwrap();
+        let hash = tokens(None).expand("%C", Expand::Command).unwrap();
         assert!(hash.len() == 40 && hash.bytes().all(|b| b.is_ascii_hexdigit()), "{hash}");
     }
 
@@ -215,6 +232,18 @@ mod tests {
     }
 
     #[test]
+    fn a_user_that_a_shell_would_read_more_into_is_not_put_into_a_command() {
+        for user in ["$(id)", "a;b", "a`b`", "a|b", "a\\", "a'b"] {
+            let tokens = Tokens { user: Some(user), ..tokens(None) };
+            for what in [Expand::Command, Expand::Proxy] {
+                assert!(tokens.expand("nc %r", what).is_err(), "{user}");
+            }
+            assert!(tokens.expand("nc %h", Expand::Proxy).is_ok());
+        }
+        assert!(tokens(None).expand("%u", Expand::Proxy).is_err(), "ssh knows five tokens here");
+    }
+
+    #[test]
     fn what_cannot_be_expanded_is_told() {
         let fails = |text: &str| tokens(Some("b")).expand(text, Expand::TokensAndVariables).unwrap_err();
         assert!(matches!(fails("%Q"), Trouble::CannotTell(_)));
@@ -222,6 +251,6 @@ mod tests {
         for wrong in ["%", "${", "${}", "${SORTIE_NO_SUCH_VARIABLE}", "a%"] {
             assert!(matches!(fails(wrong), Trouble::Wrong(_)), "{wrong}");
         }
-        assert_eq!(tokens(None).expand("${X} $X", Expand::Tokens).unwrap(), "${X} $X");
+        assert_eq!(tokens(None).expand("${X} $X", Expand::Command).unwrap(), "${X} $X");
     }
 }

@@ -24,11 +24,12 @@ mod ssh_connect;
 mod ssh_hostkey;
 mod ssh_keys;
 mod ssh_options;
+mod ssh_route;
 
 pub use command::Command;
 pub use local::Local;
 pub use ssh::Ssh;
-pub use ssh_options::{SshOptions, SshSettings};
+pub use ssh_options::{Route, SshOptions, SshSettings};
 
 /// Chunks of output that may wait between a transport and the session; each is at most 64 KiB.
 const OUTPUT_CHUNKS: usize = 32;

@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 
 use super::ssh_auth::Login;
 use super::ssh_hostkey::{Handler, Seen, accepted, handshake_reason, kex_algorithms, preferred};
-use super::ssh_options::{SshOptions, SshSettings};
+use super::ssh_options::{Route, SshOptions, SshSettings};
+use super::ssh_route::{Complaint, Program, Stream, through};
 use super::{Connection, Ended, ExitStatus, Launch, Pipes, Starting, Transport, connection, ssh_connect};
 use crate::error::Error;
 use crate::host_trust::{Trust, TrustSettings};
@@ -31,9 +32,22 @@ const ATTENDED: Duration = Duration::from_secs(600);
 /// How long a connection that is no longer wanted may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// A host that is passed, where we are logged in, and its name.
+type Hop = (Arc<Handle<Handler>>, String);
+
+/// What a connection runs on.
+struct Opened {
+    stream: Box<dyn Stream>,
+    /// Where it ended up, where that is known.
+    address: Option<std::net::IpAddr>,
+    complaint: Complaint,
+}
+
 /// Reaches a host over SSH.
 pub struct Ssh {
     options: SshOptions,
+    /// The host that is passed last (`ProxyJump`).
+    hop: Option<Box<Ssh>>,
     /// The port that the host is known by, wherever it listens now.
     known_port: u16,
     asked: AtomicBool,
@@ -64,7 +78,11 @@ impl Ssh {
     /// A host whose options are all decided.
     #[must_use]
     pub fn with_options(options: SshOptions) -> Self {
-        Self { known_port: options.port, options, asked: AtomicBool::new(false) }
+        let hop = match &options.route {
+            Route::Through(hop) => Some(Box::new(Self::with_options((**hop).clone()))),
+            Route::Direct | Route::Program(_) => None,
+        };
+        Self { known_port: options.port, options, hop, asked: AtomicBool::new(false) }
     }
 
     /// How the host is reached.
@@ -73,12 +91,24 @@ impl Ssh {
         &self.options
     }
 
-    async fn connect(&self, launch: &Launch, observer: &dyn Observer) -> Result<Connection, Error> {
+    /// A connection to the host, logged in; by way of other hosts, at which it logs in first.
+    async fn log_in(&self, observer: &dyn Observer) -> Result<Handle<Handler>, Error> {
         let options = &self.options;
+        let hop = match &self.hop {
+            Some(hop) => {
+                // Its steps have limits of their own, and somebody may be asked for its password.
+                let handle = Box::pin(hop.log_in(observer)).await?;
+                if hop.asked.load(Ordering::Relaxed) {
+                    self.asked.store(true, Ordering::Relaxed);
+                }
+                Some((Arc::new(handle), hop.options.name.clone()))
+            }
+            None => None,
+        };
         for warning in &options.warnings {
             observer.warning(warning);
         }
-        let mut handle = self.shake_hands(observer).await?;
+        let mut handle = self.shake_hands(hop.as_ref(), observer).await?;
 
         let timer = StepTimer::start(observer, Step::Authenticate);
         let login = Login::new(options, &mut handle).run();
@@ -92,7 +122,12 @@ impl Ssh {
             self.asked.store(true, Ordering::Relaxed);
         }
         timer.done(logged_in.round_trips, &logged_in.method);
+        Ok(handle)
+    }
 
+    async fn connect(&self, launch: &Launch, observer: &dyn Observer) -> Result<Connection, Error> {
+        let options = &self.options;
+        let handle = self.log_in(observer).await?;
         let timer = StepTimer::start(observer, Step::OpenChannel);
         let opened =
             self.limited(Step::OpenChannel, options.login_timeout, handle.channel_open_session()).await?;
@@ -119,8 +154,33 @@ impl Ssh {
         Ok(connection)
     }
 
-    /// TCP, versions, keys, and the check of the host key.
-    async fn shake_hands(&self, observer: &dyn Observer) -> Result<Handle<Handler>, Error> {
+    /// The stream to the host: TCP, a channel of the hop, or a program.
+    async fn open(&self, hop: Option<&Hop>, observer: &dyn Observer) -> Result<Opened, Error> {
+        let options = &self.options;
+        Ok(match (hop, &options.route) {
+            (Some((handle, name)), _) => {
+                let stream = through(handle, name, options, observer).await?;
+                Opened { stream: Box::new(stream), address: None, complaint: Complaint::default() }
+            }
+            (None, Route::Program(command)) => {
+                let (program, complaint) = Program::start(command, &options.name, observer)?;
+                Opened { stream: Box::new(program), address: None, complaint }
+            }
+            (None, _) => {
+                let stream =
+                    ssh_connect::connect(&options.name, &options.address, options.port, observer).await?;
+                let address = stream.remote_address();
+                Opened { stream: Box::new(stream), address, complaint: Complaint::default() }
+            }
+        })
+    }
+
+    /// A stream, versions, keys, and the check of the host key.
+    async fn shake_hands(
+        &self,
+        hop: Option<&Hop>,
+        observer: &dyn Observer,
+    ) -> Result<Handle<Handler>, Error> {
         let options = &self.options;
         let config = |reason| Error::Config { host: options.name.clone(), reason };
         let trust = Trust::load(self.trust_settings()).map_err(config)?;
@@ -138,17 +198,17 @@ impl Ssh {
             ..client::Config::default()
         });
         let shake = async {
-            let stream =
-                ssh_connect::connect(&options.name, &options.address, options.port, observer).await?;
+            let Opened { stream, address, complaint } = self.open(hop, observer).await?;
             let timer = StepTimer::start(observer, Step::KeyExchange);
             let handler = Handler {
                 host: options.name.clone(),
                 trust,
-                address: stream.remote_address(),
+                address,
                 hash_names: options.hash_known_hosts,
                 seen: Arc::clone(&seen),
             };
             let result = client::connect_stream(library, stream, handler).await;
+            let complaint = if result.is_err() { complaint.text().await } else { String::new() };
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(error) = seen.refused.take() {
                 return Err(error);
@@ -156,7 +216,7 @@ impl Ssh {
             let handle = result.map_err(|error| Error::Unreachable {
                 host: options.name.clone(),
                 step: Step::KeyExchange,
-                reason: seen.disconnect.take().unwrap_or_else(|| handshake_reason(&error)),
+                reason: seen.disconnect.take().unwrap_or_else(|| handshake_reason(&error)) + &complaint,
             })?;
             let key = accepted(&options.name, &mut seen, &handle)?;
             timer.done(2, &seen.negotiated);
@@ -216,7 +276,12 @@ impl Transport for Ssh {
 
     fn way(&self) -> String {
         let SshOptions { user, address, port, .. } = &self.options;
-        format!("ssh {user}@{address} port {port}")
+        let before = match (&self.hop, &self.options.route) {
+            (Some(hop), _) => format!(" through {}", hop.way()),
+            (None, Route::Program(_)) => " by ProxyCommand".into(),
+            (None, _) => String::new(),
+        };
+        format!("ssh {user}@{address} port {port}{before}")
     }
 
     fn unattended(&self) -> bool {
@@ -224,9 +289,9 @@ impl Transport for Ssh {
     }
 
     fn moved(&self, port: u16) -> Option<Arc<dyn Transport>> {
-        let options = SshOptions { port, ..self.options.clone() };
-        let asked = AtomicBool::new(self.asked.load(Ordering::Relaxed));
-        Some(Arc::new(Self { options, known_port: self.known_port, asked }))
+        let moved = Self::with_options(SshOptions { port, ..self.options.clone() });
+        moved.asked.store(self.asked.load(Ordering::Relaxed), Ordering::Relaxed);
+        Some(Arc::new(Self { known_port: self.known_port, ..moved }))
     }
 }
 

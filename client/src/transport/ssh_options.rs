@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::secret::{NoSecrets, Secrets};
+use crate::secret::{NoSecrets, OnTheWay, Secrets};
 use crate::ssh_config::{
-    self, AddressFamily, ConfigSource, HostConfig, HostKeyPolicy, Proxy, Query, ThisMachine, Tokens, World,
-    own_user,
+    self, AddressFamily, ConfigSource, Expand, HostConfig, HostKeyPolicy, Proxy, Query, ThisMachine, Tokens,
+    World, own_user,
 };
 use crate::target::Target;
 
@@ -41,6 +41,8 @@ pub struct SshSettings {
     pub home: Option<PathBuf>,
     /// The name of the user of this machine, who logs in where no other is named.
     pub local_user: Option<String>,
+    /// Overrides `ProxyJump` and `ProxyCommand` (`-J`).
+    pub proxy: Option<Proxy>,
     /// The ssh program, asked (`ssh -G`) for what our parser does not understand in a configuration; `None`: never.
     pub ssh_program: Option<PathBuf>,
     /// Who knows passwords and passphrases.
@@ -63,6 +65,7 @@ impl Default for SshSettings {
             agent_socket: None,
             home: None,
             local_user: None,
+            proxy: None,
             ssh_program: None,
             secrets: Arc::new(NoSecrets),
         }
@@ -85,6 +88,17 @@ impl SshSettings {
             ..Self::default()
         }
     }
+}
+
+/// What is between this machine and a host.
+#[derive(Clone)]
+pub enum Route {
+    /// A TCP connection.
+    Direct,
+    /// A TCP connection from another host, at which we log in first (`ProxyJump`).
+    Through(Arc<SshOptions>),
+    /// The standard streams of a shell command (`ProxyCommand`), tokens expanded.
+    Program(String),
 }
 
 /// A key file that may be tried.
@@ -167,8 +181,8 @@ pub struct SshOptions {
     pub server_alive_interval: Duration,
     /// `ServerAliveCountMax`.
     pub server_alive_count_max: u32,
-    /// `ProxyJump` or `ProxyCommand`.
-    pub proxy: Proxy,
+    /// What is in between: `ProxyJump` or `ProxyCommand`.
+    pub route: Route,
     /// See [`SshSettings::login_timeout`].
     pub login_timeout: Duration,
     /// The agent's socket: `IdentityAgent`, or [`SshSettings::agent_socket`].
@@ -179,6 +193,8 @@ pub struct SshOptions {
     pub warnings: Vec<String>,
 }
 
+/// As many hosts are passed at most, those that come from the configuration of others included.
+const MAX_HOPS: usize = 16;
 /// Where neither the caller nor the configuration says so.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// What `ConnectTimeout none` comes to: longer than a kernel tries to open a TCP connection.
@@ -190,8 +206,7 @@ const SERVER_ALIVE: (Duration, u32) = (Duration::from_secs(30), 3);
 const REQUIRED_RSA_SIZE: u32 = 1024;
 
 /// Keywords that are read and not yet acted upon: refused by name wherever they say anything.
-const NOT_OBEYED_YET: &[&str] =
-    &["addressfamily", "bindaddress", "bindinterface", "ciphers", "macs", "proxy"];
+const NOT_OBEYED_YET: &[&str] = &["addressfamily", "bindaddress", "bindinterface", "ciphers", "macs"];
 
 /// Tried where nobody names a key file, best first.
 const DEFAULT_IDENTITIES: &[&str] = &["id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa"];
@@ -205,18 +220,57 @@ impl SshOptions {
     /// [`Error::Config`] for a configuration that cannot be read or obeyed, with file and line.
     pub fn resolve(target: &Target, settings: &SshSettings) -> Result<Self, Error> {
         let fail = |reason: String| Error::Config { host: target.to_string(), reason };
+        Self::resolve_behind(target, settings, 0).map_err(fail)
+    }
+
+    /// `passed` is how many hosts there are already between us and where this one leads.
+    fn resolve_behind(target: &Target, settings: &SshSettings, passed: usize) -> Result<Self, String> {
         let world = ThisMachine;
         let query = Query {
             host: target.host(),
             user: target.user().or(settings.user.as_deref()),
             port: target.port().or(settings.port),
-            proxy: None,
+            proxy: settings.proxy.clone(),
             home: settings.home.as_deref(),
             local_user: settings.local_user.as_deref(),
         };
-        let config = ssh_config::evaluate(&settings.config, &query, &world, settings.ssh_program.as_deref())
-            .map_err(fail)?;
-        Self::combine(target, settings, config, &world).map_err(fail)
+        let ssh = settings.ssh_program.as_deref();
+        let config = ssh_config::evaluate(&settings.config, &query, &world, ssh)?;
+        let (mut options, proxy) = Self::combine(target, settings, config, &world)?;
+        if let Proxy::Jump(hops) = proxy {
+            options.route = options.through(&hops, settings, passed)?;
+        }
+        Ok(options)
+    }
+
+    /// The way through `hops`, of which the last connects to this host, and the one before to it.
+    fn through(&self, hops: &[Target], settings: &SshSettings, passed: usize) -> Result<Route, String> {
+        let Some((last, before)) = hops.split_last() else { return Ok(Route::Direct) };
+        if passed + hops.len() > MAX_HOPS {
+            return Err(format!(
+                "{}: more than {MAX_HOPS} hosts are passed on the way; does one lead to itself?",
+                self.name
+            ));
+        }
+        // As with ssh(1), user, port and key files of the command line are those of the target alone, and the
+        // configuration says them for each host that is passed. What was said of trust and time goes for all.
+        let settings = SshSettings {
+            user: None,
+            port: None,
+            identities: Vec::new(),
+            proxy: (!before.is_empty()).then(|| Proxy::Jump(before.to_vec())),
+            secrets: Arc::new(OnTheWay(Arc::clone(&settings.secrets))),
+            ..settings.clone()
+        };
+        let hop = Self::resolve_behind(last, &settings, passed + 1)
+            // Whose configuration is wrong is said once, not for all that lie before it.
+            .map_err(
+                |reason| if passed == 0 { format!("{last}, passed on the way: {reason}") } else { reason },
+            )?;
+        if (&hop.address, hop.port, &hop.user) == (&self.address, self.port, &self.user) {
+            return Err(format!("{last} is to be reached through itself (ProxyJump)"));
+        }
+        Ok(Route::Through(Arc::new(hop)))
     }
 
     fn combine(
@@ -224,7 +278,7 @@ impl SshOptions {
         settings: &SshSettings,
         config: HostConfig,
         world: &dyn World,
-    ) -> Result<Self, String> {
+    ) -> Result<(Self, Proxy), String> {
         refuse_what_is_not_obeyed_yet(&config)?;
         let address = config.host_name.unwrap_or_else(|| target.host().to_owned());
         let port = config.port.unwrap_or(22);
@@ -304,7 +358,17 @@ impl SshOptions {
         };
         let revoked_host_keys =
             expand_all("revokedhostkeys", config.revoked_host_keys.as_deref().unwrap_or_default())?;
-        Ok(Self {
+        let proxy = config.proxy.clone().unwrap_or(Proxy::None);
+        let route = match &proxy {
+            Proxy::Command(command) => {
+                let expanded = tokens.expand(command, Expand::Proxy);
+                Route::Program(expanded.map_err(|trouble| {
+                    in_place("proxy", format!("ProxyCommand {command:?}: {}", trouble.reason()))
+                })?)
+            }
+            Proxy::None | Proxy::Jump(_) => Route::Direct,
+        };
+        let options = Self {
             name: target.host().to_owned(),
             port,
             user,
@@ -342,21 +406,21 @@ impl SshOptions {
             }),
             server_alive_interval: config.server_alive_interval.unwrap_or(SERVER_ALIVE.0),
             server_alive_count_max: config.server_alive_count_max.unwrap_or(SERVER_ALIVE.1),
-            proxy: config.proxy.unwrap_or(Proxy::None),
+            route,
             login_timeout: settings.login_timeout,
             agent_socket,
             // With BatchMode nobody is asked for anything.
             secrets: if batch_mode { Arc::new(NoSecrets) } else { Arc::clone(&settings.secrets) },
             warnings: config.warnings,
             address,
-        })
+        };
+        Ok((options, proxy))
     }
 }
 
 fn refuse_what_is_not_obeyed_yet(config: &HostConfig) -> Result<(), String> {
     let harmless = |name: &str| match name {
         "addressfamily" => config.address_family == Some(AddressFamily::Any),
-        "proxy" => config.proxy == Some(Proxy::None),
         "revokedhostkeys" => config.revoked_host_keys.as_ref().is_some_and(Vec::is_empty),
         _ => false,
     };

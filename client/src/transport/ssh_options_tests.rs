@@ -63,13 +63,73 @@ fn paths_that_cannot_be_expanded_are_refused() {
 
 #[test]
 fn what_is_not_obeyed_yet_is_refused_by_its_place() {
-    for line in ["ProxyJump bastion", "Ciphers aes128-ctr"] {
-        let error = resolve("h", &format!("\n{line}\n"), |_| ()).err().unwrap().to_string();
-        assert!(error.contains("line 2"), "{error}");
+    let error = resolve("h", "\nBindInterface lo\n", |_| ()).err().unwrap().to_string();
+    assert!(error.contains("line 2"), "{error}");
+    assert!(resolve("h", "AddressFamily any", |_| ()).is_ok());
+}
+
+fn hop(options: &SshOptions) -> &SshOptions {
+    match &options.route {
+        Route::Through(hop) => hop,
+        Route::Direct => panic!("{} is reached directly", options.name),
+        Route::Program(command) => panic!("{} is reached by {command}", options.name),
     }
-    for line in ["ProxyJump none", "ProxyCommand none", "AddressFamily any"] {
-        assert!(resolve("h", line, |_| ()).is_ok(), "{line}");
+}
+
+#[test]
+fn every_hop_is_reached_as_the_configuration_says_of_it() {
+    let config = "IdentityFile /k/%h\nHost web1\n  ProxyJump one,deploy@two:2202\n\
+                  Host one\n  HostName one.lan\n  User jumper\n  Port 2200\n";
+    let options = resolve("root@web1:22", config, |s| s.identities.push("/given".into())).unwrap();
+    let two = hop(&options);
+    let one = hop(two);
+    assert_eq!((options.user.as_str(), options.port), ("root", 22));
+    assert_eq!((two.address.as_str(), two.user.as_str(), two.port), ("two", "deploy", 2202));
+    assert_eq!((one.address.as_str(), one.user.as_str(), one.port), ("one.lan", "jumper", 2200));
+    assert!(matches!(one.route, Route::Direct));
+    let files =
+        |options: &SshOptions| -> Vec<_> { options.identities.iter().map(|i| i.file.clone()).collect() };
+    assert_eq!(files(&options), [Path::new("/given"), Path::new("/k/web1")]);
+    assert_eq!(files(two), [Path::new("/k/two")], "keys of the command line are the target's alone");
+}
+
+#[test]
+fn a_hop_may_have_a_proxy_of_its_own() {
+    let config =
+        "Host web1\n  ProxyJump one\nHost one\n  ProxyJump two\nHost two\n  ProxyCommand nc %h %p # %n %r\n";
+    let options = resolve("web1", config, |_| ()).unwrap();
+    let Route::Program(command) = &hop(hop(&options)).route else { panic!("two is reached by a program") };
+    assert_eq!(command, "nc two 22 # two me");
+    let given =
+        resolve("web1", config, |s| s.proxy = Some(Proxy::Jump(vec!["two".parse().unwrap()]))).unwrap();
+    assert_eq!(hop(&given).name, "two");
+    let none = resolve("web1", config, |s| s.proxy = Some(Proxy::None)).unwrap();
+    assert!(matches!(none.route, Route::Direct));
+}
+
+#[test]
+fn ways_that_lead_to_themselves_are_refused() {
+    for config in [
+        "ProxyJump web1",
+        "Host web1\n  ProxyJump b\nHost b\n  HostName web1\n",
+        "Host web1\n  ProxyJump a\nHost a\n  ProxyJump b\nHost b\n  ProxyJump a\n",
+    ] {
+        let error = resolve("web1", config, |_| ()).err().unwrap().to_string();
+        assert!(error.contains("itself"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn what_was_given_for_the_target_is_not_shown_to_a_hop() {
+    use crate::secret::{FixedSecrets, Question, Secret};
+    let secret = |text: &str| Some(Secret::new(text.into()));
+    let secrets = FixedSecrets { password: secret("p"), passphrase: secret("q") };
+    let options = resolve("web1", "Host web1\n  ProxyJump b\n", |s| s.secrets = Arc::new(secrets)).unwrap();
+    let password = Question::Password { user: "u", host: "b", attempt: 1 };
+    let passphrase = Question::Passphrase { file: Path::new("/k"), attempt: 1 };
+    assert!(hop(&options).secrets.ask(password).await.is_none());
+    assert_eq!(hop(&options).secrets.ask(passphrase).await.unwrap().expose(), "q");
+    assert_eq!(options.secrets.ask(password).await.unwrap().expose(), "p");
 }
 
 #[test]

@@ -53,9 +53,17 @@ pub struct Builder {
     files: Vec<spec::File>,
     missing: Vec<String>,
     read_only_root: bool,
+    passes_on: bool,
 }
 
 impl Builder {
+    /// The host shares this machine's network: it can pass connections on to others.
+    #[must_use]
+    pub fn passes_on(mut self) -> Self {
+        self.passes_on = true;
+        self
+    }
+
     /// The account: `root`, or any other name; `deploy` by default.
     #[must_use]
     pub fn user(mut self, user: &str) -> Self {
@@ -294,6 +302,7 @@ impl Builder {
             files,
             missing: std::mem::take(&mut self.missing),
             read_only_root: self.read_only_root,
+            own_network: !self.passes_on,
             serve: serve.iter().map(|&arg| arg.to_owned()).collect(),
             scratch,
         })
@@ -359,6 +368,7 @@ impl Sshd {
             files: Vec::new(),
             missing: Vec::new(),
             read_only_root: false,
+            passes_on: false,
         }
     }
 

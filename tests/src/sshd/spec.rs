@@ -21,6 +21,8 @@ pub struct Spec {
     pub missing: Vec<String>,
     /// Mounts the root read-only in the end; `dirs` stay as they are.
     pub read_only_root: bool,
+    /// Nothing can be reached from it.
+    pub own_network: bool,
     /// Run once in the account, so that files a shell makes at its first start are there before any test looks.
     pub warm_up: Vec<String>,
     /// The server, started for each connection with the socket as its standard input and output.

@@ -121,13 +121,9 @@ fn say_error(control: &mut UnixStream, error: &anyhow::Error) {
 
 /// Pid 1 of the host. Returns when the test has closed the control socket; the kernel then ends all that is left.
 fn run_host(spec: &Spec, listener: &TcpListener, control: &mut UnixStream) -> Result<()> {
-    unshare(
-        CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWNET
-            | CloneFlags::CLONE_NEWUTS
-            | CloneFlags::CLONE_NEWIPC,
-    )
-    .context("making namespaces")?;
+    let network = if spec.own_network { CloneFlags::CLONE_NEWNET } else { CloneFlags::empty() };
+    unshare(network | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)
+        .context("making namespaces")?;
     let layer = root::enter(spec)?;
     // Orphans of the host become children of this process: the kernel reaps them all. A handler, not SIG_IGN, which the
     // server would inherit.
