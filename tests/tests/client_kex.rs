@@ -1,0 +1,117 @@
+//! The exchange of keys against somebody in between who changes what is not protected yet (Terrapin, CVE-2023-48795), and
+//! against servers that do not keep to what was agreed.
+
+mod client_support;
+mod kex_support;
+
+use std::fs;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use client_support::{builder, refused, settings};
+use kex_support::middle::{Change, Middle};
+use sortie_client::error::Error;
+use sortie_client::observe::{Observer, Step};
+use sortie_client::ssh_config::ConfigSource;
+use sortie_client::{SshSettings, Target};
+use sortie_tests::access::Access;
+use sortie_tests::sshd::Sshd;
+use sortie_tests::{require_programs, require_root, within};
+
+const IGNORE: u8 = 2;
+const UNIMPLEMENTED: u8 = 3;
+const DEBUG: u8 = 4;
+const KEXINIT: u8 = 20;
+const NEWKEYS: u8 = 21;
+const KEX_REPLY: u8 = 31;
+
+#[derive(Default)]
+struct Seen(OnceLock<String>);
+
+impl Observer for Seen {
+    fn step_finished(&self, step: Step, _: Duration, _: u32, detail: &str) {
+        if step == Step::KeyExchange {
+            let _ = self.0.set(detail.to_owned());
+        }
+    }
+}
+
+async fn refusal(access: &Access, change: Change) -> Result<Error> {
+    let middle = Middle::start(access.addr(), change).await?;
+    let access = access.via(middle.port())?;
+    within("a refusal", refused(builder(&access)?, &access)).await?
+}
+
+#[tokio::test]
+async fn somebody_in_between_who_changes_nothing_is_not_noticed() -> Result<()> {
+    require_root!();
+    require_programs!("sshd");
+    let host = Sshd::builder().start()?;
+    let middle = Middle::start(host.access().addr(), Change::Nothing).await?;
+    let access = host.access().via(middle.port())?;
+    let seen = Arc::new(Seen::default());
+    let target = client_support::target(&access)?;
+    builder(&access)?.observer(seen.clone()).connect(&target).await?.close().await?;
+    let negotiated = seen.0.get().context("no key exchange was seen")?;
+    assert!(negotiated.contains(", strict"), "{negotiated}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_message_slipped_in_before_the_keys_are_exchanged_ends_the_connection() -> Result<()> {
+    require_root!();
+    require_programs!("sshd");
+    let host = Sshd::builder().start()?;
+    // What the attack needs is a message that is taken and forgotten: it shifts the numbers by which the first protected
+    // messages could then be left out.
+    let harmless: [&[u8]; 3] =
+        [&[IGNORE, 0, 0, 0, 0], &[UNIMPLEMENTED, 0, 0, 0, 0], &[DEBUG, 0, 0, 0, 0, 0, 0, 0, 0, 0]];
+    for before in [KEXINIT, KEX_REPLY, NEWKEYS] {
+        for message in harmless {
+            let error = refusal(host.access(), Change::Insert { before, message: message.to_vec() }).await?;
+            let what = format!("message {} before {before}: {error}", message[0]);
+            assert!(matches!(&error, Error::Unreachable { step: Step::KeyExchange, .. }), "{what}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn taking_the_servers_offer_of_strictness_away_ends_the_connection() -> Result<()> {
+    require_root!();
+    require_programs!("sshd");
+    let host = Sshd::builder().start()?;
+    let name = "kex-strict-s-v00@openssh.com";
+    let error = refusal(host.access(), Change::Hide { in_message: KEXINIT, name: name.into() }).await?;
+    assert!(matches!(&error, Error::Unreachable { step: Step::KeyExchange, .. }), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn strictness_is_offered_whatever_methods_are_configured() -> Result<()> {
+    require_root!();
+    require_programs!("sshd");
+    let host = Sshd::builder().start()?;
+    let directory = tempfile::tempdir()?;
+    let config = directory.path().join("config");
+    for methods in [
+        "",
+        "KexAlgorithms diffie-hellman-group16-sha512\n",
+        "KexAlgorithms +ecdh-sha2-nistp256\n",
+        "KexAlgorithms -curve25519*\n",
+        "KexAlgorithms ^diffie-hellman-group14-sha256\n",
+    ] {
+        let middle = Middle::start(host.access().addr(), Change::Nothing).await?;
+        let access = host.access().via(middle.port())?;
+        fs::write(&config, methods)?;
+        let ssh = SshSettings { config: ConfigSource::File(config.clone()), ..settings(&access) };
+        let target = Target::parse(&format!("{}@{}", access.user, access.addr()))?;
+        builder(&access)?.ssh(ssh).connect(&target).await.context(methods)?.close().await?;
+        let offered = middle.offered().context("the client offered nothing")?;
+        for name in ["ext-info-c", "kex-strict-c-v00@openssh.com"] {
+            assert!(offered.iter().any(|offer| offer == name), "{methods:?}: {offered:?}");
+        }
+    }
+    Ok(())
+}

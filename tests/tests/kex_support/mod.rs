@@ -1,0 +1,4 @@
+//! Who must not get away with anything while keys are exchanged.
+
+pub(crate) mod middle;
+pub(crate) mod packet;
