@@ -28,7 +28,8 @@ const LEAK_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Bytes read at a time, once a program turns out to print that much.
 const CHUNK: usize = 64 * 1024;
-const FIRST_CHUNK: usize = 4 * 1024;
+/// And before: so few that no page has to be mapped for them, as most commands are short and print little.
+const FIRST_CHUNK: usize = 1000;
 
 /// What a pipe is asked to hold, so that the program and this loop take turns less often.
 const PIPE_BYTES: i32 = 256 * 1024;

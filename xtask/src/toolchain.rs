@@ -25,9 +25,9 @@ const IMMEDIATE_ABORT_SINCE: u32 = 92;
 /// The first minor version whose musl (1.2.5) relocates itself by packed relocations.
 const PACKED_RELOCATIONS_SINCE: u32 = 93;
 
-/// Leaves the tables for unwinding out of what is linked.
-const NO_UNWINDING: &[u8] =
-    b"SECTIONS { /DISCARD/ : { *(.eh_frame) *(.gcc_except_table .gcc_except_table.*) } } INSERT AFTER .text;\n";
+/// Leaves the tables for unwinding out of what is linked. From the root of the workspace, where the linker runs: a whole path
+/// would end up in the names of symbols, whose order it changes.
+const NO_UNWINDING: &str = "xtask/src/no-unwinding.ld";
 
 /// A cargo and a rustc that belong together.
 #[derive(Debug, Clone)]
@@ -206,10 +206,8 @@ impl Way {
                 if !self.std_rebuilt {
                     // rustup's library brings its tables for unwinding, which an aborting program never does: a sixth of
                     // it. Without them a panic says where it was, and shows no backtrace.
-                    let script = workspace.tools_dir().join("no-unwinding.ld");
-                    write_if_changed(&script, NO_UNWINDING)?;
                     flags.push("-Clink-arg=--no-eh-frame-hdr".into());
-                    flags.push(format!("-Clink-arg={}", script.display()));
+                    flags.push(format!("-Clink-arg={NO_UNWINDING}"));
                 }
                 Some("rust-lld".into())
             }

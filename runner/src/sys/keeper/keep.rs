@@ -109,7 +109,8 @@ impl Keep<'_> {
         // SAFETY: three valid pollfd; the read is bounded by the buffer and does not wait.
         unsafe {
             libc::poll(fds.as_mut_ptr(), 3, timeout);
-            while libc::read(self.signals, sink.as_mut_ptr().cast(), sink.len()) > 0 {}
+            // Once is enough: however many children end, one SIGCHLD waits to be read, see signal(7).
+            libc::read(self.signals, sink.as_mut_ptr().cast(), sink.len());
         }
     }
 
