@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use client_support::{builder, refused, settings};
+use kex_support::liar::{Liar, Lie};
 use kex_support::middle::{Change, Middle};
-use sortie_client::error::Error;
+use russh::keys::{HashAlg, PrivateKey};
+use sortie_client::error::{Error, HostKeyProblem};
 use sortie_client::observe::{Observer, Step};
 use sortie_client::ssh_config::ConfigSource;
 use sortie_client::{SshSettings, Target};
 use sortie_tests::access::Access;
+use sortie_tests::keys::KeyPair;
 use sortie_tests::sshd::Sshd;
 use sortie_tests::{require_programs, require_root, within};
 
@@ -112,6 +115,63 @@ async fn strictness_is_offered_whatever_methods_are_configured() -> Result<()> {
         for name in ["ext-info-c", "kex-strict-c-v00@openssh.com"] {
             assert!(offered.iter().any(|offer| offer == name), "{methods:?}: {offered:?}");
         }
+    }
+    Ok(())
+}
+
+/// What comes of connecting to a server that offers one algorithm, and shows `key` and signs by it with `hash`.
+async fn lied_to(offered: &'static str, key: &PrivateKey, hash: Option<HashAlg>) -> Result<Error> {
+    let liar = Liar::start(Lie { offered, key: key.clone(), hash }).await?;
+    let directory = tempfile::tempdir()?;
+    let known_hosts = directory.path().join("known_hosts");
+    fs::write(&known_hosts, format!("[127.0.0.1]:{} {}\n", liar.port(), key.public_key().to_openssh()?))?;
+    let config = directory.path().join("config");
+    // The key is known, so without this the server would be asked for its type alone.
+    fs::write(&config, format!("HostKeyAlgorithms {offered},ssh-ed25519,rsa-sha2-512\n"))?;
+    let ssh = SshSettings {
+        config: ConfigSource::File(config),
+        user_known_hosts: Some(vec![known_hosts]),
+        global_known_hosts: Some(Vec::new()),
+        connect_timeout: Some(Duration::from_secs(20)),
+        ..SshSettings::default()
+    };
+    let target = Target::parse(&format!("nobody@127.0.0.1:{}", liar.port()))?;
+    let client = sortie_client::Client::builder().ssh(ssh).build();
+    let tried = within("an end", client.connect(&target)).await?;
+    tried.map(drop).err().context("somebody logged in")
+}
+
+#[tokio::test]
+async fn a_server_keeps_to_the_algorithm_that_it_agreed_on() -> Result<()> {
+    require_programs!("ssh-keygen");
+    let ed25519 = KeyPair::generate()?.private().clone();
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("rsa");
+    let keygen = std::process::Command::new("ssh-keygen")
+        .args(["-q", "-N", "", "-t", "rsa", "-b", "2048", "-f"])
+        .arg(&file)
+        .status()?;
+    assert!(keygen.success());
+    let rsa = PrivateKey::from_openssh(fs::read(&file)?)?;
+
+    // Known keys, proved by good signatures, but not as agreed: a key of another type, and a signature with SHA-1.
+    for (offered, key, hash) in [
+        ("ecdsa-sha2-nistp256", &ed25519, None),
+        ("ecdsa-sha2-nistp256", &rsa, Some(HashAlg::Sha512)),
+        ("rsa-sha2-512", &ed25519, None),
+        ("rsa-sha2-512", &rsa, None),
+        ("rsa-sha2-512", &rsa, Some(HashAlg::Sha256)),
+    ] {
+        let error = lied_to(offered, key, hash).await?;
+        let by = format!("{offered} offered, {} used with {hash:?}: {error}", key.algorithm());
+        assert!(matches!(&error, Error::HostKey { problem: HostKeyProblem::NotAgreed { .. }, .. }), "{by}");
+    }
+    // The same server without a lie gets as far as the login, which it knows nothing of.
+    for (offered, key, hash) in
+        [("ssh-ed25519", &ed25519, None), ("rsa-sha2-512", &rsa, Some(HashAlg::Sha512))]
+    {
+        let error = lied_to(offered, key, hash).await?;
+        assert_eq!(error.step(), Step::Authenticate, "{offered}: {error}");
     }
     Ok(())
 }
