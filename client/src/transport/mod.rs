@@ -19,6 +19,7 @@ mod command;
 pub(crate) mod fake;
 mod local;
 pub mod ssh;
+mod ssh_algorithms;
 mod ssh_auth;
 mod ssh_connect;
 mod ssh_hostkey;

@@ -16,7 +16,7 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Limits};
 use tokio::sync::mpsc;
 
 use super::ssh_auth::Login;
-use super::ssh_hostkey::{Handler, Seen, accepted, handshake_reason, kex_algorithms, preferred};
+use super::ssh_hostkey::{Handler, Seen, accepted, handshake_reason, preferred};
 use super::ssh_options::{Route, SshOptions, SshSettings};
 use super::ssh_route::{Complaint, Program, Stream, through};
 use super::{Connection, Ended, ExitStatus, Launch, Pipes, Starting, Transport, connection, ssh_connect};
@@ -184,8 +184,7 @@ impl Ssh {
         let options = &self.options;
         let config = |reason| Error::Config { host: options.name.clone(), reason };
         let trust = Trust::load(self.trust_settings()).map_err(config)?;
-        let kex = kex_algorithms(options.kex_algorithms.as_deref()).map_err(config)?;
-        let preferred = preferred(kex, &trust);
+        let preferred = preferred(options, &trust).map_err(config)?;
         let entry = trust.name.entry().to_owned();
         let seen = Arc::new(Mutex::new(Seen::default()));
         let library = Arc::new(client::Config {

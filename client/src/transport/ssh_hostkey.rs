@@ -10,14 +10,15 @@ use russh::client::{self, ChannelOpenHandle, DisconnectReason, Msg, Session};
 use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::ssh_key::{Algorithm, Certificate};
 use russh::keys::{HashAlg, PublicKey, PublicKeyOrCertificate};
-use russh::{Channel, Names, Preferred, cipher, kex};
+use russh::{Channel, Names, Preferred};
 
+use super::ssh_algorithms;
+use super::ssh_options::SshOptions;
 use crate::error::{Error, HostKeyProblem, printable};
 use crate::host_certificate::{CertificateProblem, HostCertificate};
 use crate::host_trust::{Shown, Trust, Trusted, key_type};
 use crate::known_hosts::{self, HostKey, take_string};
 use crate::observe::HostKeyShown;
-use crate::pattern;
 
 /// What the library's callbacks learnt.
 #[derive(Default)]
@@ -314,73 +315,22 @@ pub(super) fn handshake_reason(error: &russh::Error) -> String {
     }
 }
 
-/// Cheap and safe first. Both ends pay for a key exchange; a hybrid costs little more and is taken where it is all
-/// that a server offers.
-const KEX: &[kex::Name] = &[
-    kex::CURVE25519,
-    kex::CURVE25519_PRE_RFC_8731,
-    kex::MLKEM768X25519_SHA256,
-    kex::DH_GEX_SHA256,
-    kex::DH_G16_SHA512,
-    kex::DH_G18_SHA512,
-    kex::DH_G14_SHA256,
-];
-
-/// Without these names among the key exchange methods the library leaves strict key exchange off (CVE-2023-48795).
-const KEX_EXTENSIONS: &[kex::Name] =
-    &[kex::EXTENSION_SUPPORT_AS_CLIENT, kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT];
-
-/// `KexAlgorithms` of ssh_config(5): a list, or with `+`, `-` or `^` a change of the default.
-pub(super) fn kex_algorithms(configured: Option<&str>) -> Result<Vec<kex::Name>, String> {
-    let named = |list: &str| -> Vec<kex::Name> {
-        let known = |wanted: &str| {
-            kex::ALL_KEX_ALGORITHMS.iter().find(|name| {
-                name.as_ref() == wanted && **name != &kex::NONE && !KEX_EXTENSIONS.contains(name)
-            })
-        };
-        list.split(',').filter_map(|name| known(name.trim())).map(|name| **name).collect()
-    };
-    let mut chosen: Vec<kex::Name> = match configured.map(|text| (text, text.as_bytes().first())) {
-        None => KEX.to_vec(),
-        Some((text, Some(b'+'))) => KEX.iter().copied().chain(named(&text[1..])).collect(),
-        Some((text, Some(b'^'))) => named(&text[1..]).into_iter().chain(KEX.iter().copied()).collect(),
-        Some((text, Some(b'-'))) => {
-            let removed = |name: &kex::Name| pattern::list_matches(text[1..].split(','), name.as_ref());
-            KEX.iter().copied().filter(|name| !removed(name)).collect()
-        }
-        Some((text, _)) => named(text),
-    };
-    let mut seen = Vec::new();
-    chosen.retain(|name| {
-        !seen.contains(name) && {
-            seen.push(*name);
-            true
-        }
-    });
-    if chosen.is_empty() {
-        let known: Vec<&str> = KEX.iter().map(AsRef::as_ref).collect();
-        return Err(format!("KexAlgorithms leaves none that Sortie knows; it knows {}", known.join(", ")));
-    }
-    chosen.extend_from_slice(KEX_EXTENSIONS);
-    Ok(chosen)
-}
-
-pub(super) fn preferred(kex: Vec<kex::Name>, trust: &Trust) -> Preferred {
-    let aes_first =
-        [cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::CHACHA20_POLY1305, cipher::AES_256_CTR];
-    let chacha_first =
-        [cipher::CHACHA20_POLY1305, cipher::AES_128_GCM, cipher::AES_256_GCM, cipher::AES_256_CTR];
+/// What is offered to a host.
+///
+/// # Errors
+/// A list of the configuration that leaves nothing.
+pub(super) fn preferred(options: &SshOptions, trust: &Trust) -> Result<Preferred, String> {
     let (certificates, plain) = trust.algorithms();
-    Preferred {
-        kex: Cow::Owned(kex),
+    Ok(Preferred {
+        kex: Cow::Owned(ssh_algorithms::kex_algorithms(options.kex_algorithms.as_deref())?),
         key: Cow::Owned(plain.iter().filter_map(|name| Algorithm::new(name).ok()).collect()),
         host_key_certificates: Cow::Owned(
             certificates.iter().filter_map(|name| certificate_algorithm(name)).collect(),
         ),
-        cipher: Cow::Owned(if has_aes() { aes_first } else { chacha_first }.to_vec()),
+        cipher: Cow::Owned(ssh_algorithms::ciphers(options.ciphers.as_deref())?),
+        mac: Cow::Owned(ssh_algorithms::macs(options.macs.as_deref())?),
         compression: Cow::Borrowed(&[russh::compression::NONE]),
-        ..Preferred::DEFAULT
-    }
+    })
 }
 
 /// The library takes the algorithm inside, and makes the name of the certificate's of it.
@@ -388,58 +338,9 @@ fn certificate_algorithm(name: &str) -> Option<Algorithm> {
     Algorithm::new(name.strip_suffix("-cert-v01@openssh.com")?).ok()
 }
 
-fn has_aes() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("aes");
-    #[cfg(target_arch = "aarch64")]
-    return std::arch::is_aarch64_feature_detected!("aes");
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    return false;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn strict_key_exchange_is_asked_for_whatever_the_configuration_says() {
-        for configured in [
-            None,
-            Some("curve25519-sha256"),
-            Some("+ecdh-sha2-nistp256"),
-            Some("-curve*"),
-            Some("^diffie-hellman-group16-sha512"),
-        ] {
-            let kex = kex_algorithms(configured).unwrap();
-            assert!(kex.contains(&kex::EXTENSION_OPENSSH_STRICT_KEX_AS_CLIENT), "{configured:?}");
-            assert!(kex.contains(&kex::EXTENSION_SUPPORT_AS_CLIENT), "{configured:?}");
-        }
-    }
-
-    #[test]
-    fn key_exchange_methods_follow_the_configuration() {
-        let names = |configured| -> Vec<&'static str> {
-            kex_algorithms(Some(configured))
-                .unwrap()
-                .iter()
-                .map(|n: &kex::Name| match *n {
-                    kex::CURVE25519 => "curve25519",
-                    kex::DH_G16_SHA512 => "g16",
-                    kex::ECDH_SHA2_NISTP256 => "p256",
-                    _ => "other",
-                })
-                .collect()
-        };
-        assert_eq!(
-            names("diffie-hellman-group16-sha512,no-such,curve25519-sha256")[..2],
-            ["g16", "curve25519"]
-        );
-        assert_eq!(names("^diffie-hellman-group16-sha512")[..2], ["g16", "curve25519"]);
-        assert!(names("+ecdh-sha2-nistp256").contains(&"p256"));
-        assert!(!names("-curve25519*").contains(&"curve25519"));
-        assert!(kex_algorithms(Some("sntrup761x25519-sha512")).unwrap_err().contains("curve25519-sha256"));
-        assert!(kex_algorithms(Some("none")).is_err(), "no key exchange is no choice");
-    }
 
     #[test]
     fn every_host_key_algorithm_is_one_that_the_library_offers_by_the_same_name() {

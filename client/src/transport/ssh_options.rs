@@ -206,7 +206,7 @@ const SERVER_ALIVE: (Duration, u32) = (Duration::from_secs(30), 3);
 const REQUIRED_RSA_SIZE: u32 = 1024;
 
 /// Keywords that are read and not yet acted upon: refused by name wherever they say anything.
-const NOT_OBEYED_YET: &[&str] = &["addressfamily", "bindaddress", "bindinterface", "ciphers", "macs"];
+const NOT_OBEYED_YET: &[&str] = &["addressfamily", "bindaddress", "bindinterface"];
 
 /// Tried where nobody names a key file, best first.
 const DEFAULT_IDENTITIES: &[&str] = &["id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa"];
