@@ -18,6 +18,9 @@ const LARGEST_FILE: u64 = 1024 * 1024;
 /// Bytes of a signature, at most.
 const LARGEST_SIGNATURE: usize = 64 * 1024;
 
+/// Lines of each kind that an error names.
+const MOST_REASONS: usize = 3;
+
 /// Bits that an RSA key has at least: OpenSSH takes 1024 here, which has not been enough for long.
 const SMALLEST_RSA: u32 = 2048;
 
@@ -148,7 +151,9 @@ impl AllowedSigners {
         let mut reasons = Vec::new();
         for line in self.signers.iter().filter(|line| line.key.key_data() == signature.public_key()) {
             if let Some(why) = line.stands_against(namespace, &at) {
-                reasons.push(format!("line {}: {why}", line.number));
+                if reasons.len() < MOST_REASONS {
+                    reasons.push(format!("line {}: {why}", line.number));
+                }
                 continue;
             }
             line.key.verify(namespace, message, &signature).map_err(|_| SignatureProblem::Wrong)?;
@@ -162,7 +167,7 @@ impl AllowedSigners {
     fn lines_passed_over(&self) -> Vec<String> {
         self.passed_over
             .iter()
-            .take(3)
+            .take(MOST_REASONS)
             .map(|(number, why)| format!("line {number} was passed over: {why}"))
             .collect()
     }

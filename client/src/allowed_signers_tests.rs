@@ -4,19 +4,11 @@
 use std::time::Duration;
 
 use super::*;
+use crate::fuzz::{SIGNATURE, SIGNER as KEY};
 
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHIr4naNfOyW7cjmKnCIvKR2UnWXeXEZJJR8RNRntP1K";
 const ANOTHER_KEY: &str = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBIIPqAb2CWUYAlsUcMdO0fYBQVIsFvH7UG1LBrmpVLk8WYJyE8OD892l3tOpTgwDH4qpq32ZAV+KMWrw3zJfm+8=";
 const SMALL_KEY: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQCjUMzvJUmhJHsKJ9sT/S8bB9thsreoRvl4i7qU7o/1F8npoPw/Dh+iwMREuiAjyGefjwJ9jEvPAmnNQCx98LPflRHjqaU69++XVtZ2CrusVb9VHKChV1jDRG2fRIpu2xvyrgEiyltgphr6Sl4UA3ZFFNfxJTqJxwudGpO8zLhWYQ==";
 const FINGERPRINT: &str = "SHA256:q5zaI6YdXzi9ATi3va7NkXCFgg0H8iF3eqAgOHObsdE";
-
-/// Of [`KEY`] for `sortie-runners` over `hello\n`.
-const SIGNATURE: &str = "-----BEGIN SSH SIGNATURE-----\n\
-    U1NIU0lHAAAAAQAAADMAAAALc3NoLWVkMjU1MTkAAAAgcivido187JbtyOYqcIi8pHZSdZ\n\
-    d5cRkklHxE1Ge0/UoAAAAOc29ydGllLXJ1bm5lcnMAAAAAAAAABnNoYTUxMgAAAFMAAAAL\n\
-    c3NoLWVkMjU1MTkAAABAROwwJTqTHmeoqh5tz8Fzd8eLw3QAmkW3Uaab8EEW/QOhhLbBWf\n\
-    VM2sJLv2UDIy0gGbz580GqrWS9VmU1xE40Dw==\n\
-    -----END SSH SIGNATURE-----\n";
 
 /// 2026-11-21T19:00:00Z.
 const NOW: Duration = Duration::from_secs(1_795_287_600);
@@ -89,6 +81,14 @@ fn another_key_and_none_at_all_are_not_allowed() {
         assert!(matches!(error, SignatureProblem::NotAllowed { .. }), "{text}: {error}");
         assert!(error.to_string().contains(FINGERPRINT), "{error}");
     }
+}
+
+#[test]
+fn a_refusal_names_a_few_lines_and_not_all() {
+    let text = format!("me namespaces=\"file\" {KEY}\nme frobnicate {KEY}\n").repeat(1000);
+    let error = verified(&text).unwrap_err().to_string();
+    assert!(error.contains("line 1:") && error.contains("line 2 was passed over"), "{error}");
+    assert!(error.len() < 1000, "{} bytes", error.len());
 }
 
 #[test]

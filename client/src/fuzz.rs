@@ -4,18 +4,32 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sortie_protocol::command::exec::Exec;
 use sortie_protocol::command::file_read::FileRead;
 
+use crate::AllowedSigners;
 use crate::known_hosts::{HostKey, HostName, KnownHosts, Verdict};
 use crate::runners::{Machine, Runner, RunnerSet};
 use crate::session::{CommandOptions, Opening, output};
 use crate::ssh_config::{AddressFamily, ConfigFile, Query, World, lookup};
 use crate::transport::fake::fake;
 use crate::{Client, Error, SshSettings};
+
+/// A key that signed something.
+pub(crate) const SIGNER: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHIr4naNfOyW7cjmKnCIvKR2UnWXeXEZJJR8RNRntP1K";
+
+/// Of [`SIGNER`] for `sortie-runners` over `hello\n`.
+pub(crate) const SIGNATURE: &str = "-----BEGIN SSH SIGNATURE-----\n\
+    U1NIU0lHAAAAAQAAADMAAAALc3NoLWVkMjU1MTkAAAAgcivido187JbtyOYqcIi8pHZSdZ\n\
+    d5cRkklHxE1Ge0/UoAAAAOc29ydGllLXJ1bm5lcnMAAAAAAAAABnNoYTUxMgAAAFMAAAAL\n\
+    c3NoLWVkMjU1MTkAAABAROwwJTqTHmeoqh5tz8Fzd8eLw3QAmkW3Uaab8EEW/QOhhLbBWf\n\
+    VM2sJLv2UDIy0gGbz580GqrWS9VmU1xE40Dw==\n\
+    -----END SSH SIGNATURE-----\n";
 
 /// Stands for the marker that nobody knows before.
 const MARKER: &[u8] = b"@MARKER@";
@@ -120,6 +134,28 @@ fn key(algorithm: &str, seed: u8) -> HostKey {
     HostKey { algorithm: algorithm.into(), blob }
 }
 
+/// An allowed signers file, and after a NUL a signature: a key is believed only if it stands in the file, and a signature for no other
+/// content than it was made for.
+///
+/// # Panics
+/// Where that is not so.
+pub fn signers(data: &[u8]) {
+    let mut parts = data.splitn(2, |byte| *byte == 0);
+    let text = String::from_utf8_lossy(parts.next().unwrap_or_default());
+    let verified = |text: &str, content: &[u8], signature: &[u8]| {
+        let signers = AllowedSigners::parse(Path::new("signers"), text);
+        signers.verify(crate::manifest::NAMESPACE, content, signature, SystemTime::UNIX_EPOCH)
+    };
+    let key = SIGNER.split(' ').next_back().unwrap_or_default();
+    match verified(&text, b"hello\n", SIGNATURE.as_bytes()) {
+        Ok(signer) => assert!(text.contains(key) && signer.line <= text.lines().count()),
+        Err(problem) => assert!(problem.to_string().len() < 2_000, "{problem}"),
+    }
+    let Some(signature) = parts.next() else { return };
+    let problem = verified(&format!("me {SIGNER}"), b"other", signature).expect_err("another content");
+    assert!(problem.to_string().len() < 2_000, "{problem}");
+}
+
 /// A user's configuration: what it says is understood, or refused with the line; and what was said first stands.
 ///
 /// # Panics
@@ -200,6 +236,7 @@ type Target = fn(&[u8]);
 const TARGETS: &[(&str, Target)] = &[
     ("session", session),
     ("known_hosts", known_hosts),
+    ("signers", signers),
     ("ssh_config", ssh_config),
     #[cfg(feature = "apply")]
     ("apply", apply),
