@@ -179,7 +179,9 @@ async fn an_ssh_config_says_it_all() -> Result<()> {
     let host = host().start()?;
     let directory = tempfile::tempdir()?;
     let config = directory.path().join("config");
-    fs::write(&config, host.access().ssh_config("web1") + "  KexAlgorithms diffie-hellman-group16-sha512\n")?;
+    let algorithms =
+        "  KexAlgorithms diffie-hellman-group16-sha512\n  Ciphers aes192-ctr\n  MACs hmac-sha2-256\n";
+    fs::write(&config, host.access().ssh_config("web1") + algorithms)?;
     let ssh = SshSettings { config: ConfigSource::File(config), ..SshSettings::default() };
     let seen = Arc::new(Seen::default());
     let session = builder(host.access())?
@@ -191,6 +193,7 @@ async fn an_ssh_config_says_it_all() -> Result<()> {
     session.close().await?;
     let negotiated = seen.detail.get().context("no key exchange was seen")?;
     assert!(negotiated.starts_with("diffie-hellman-group16-sha512, strict"), "{negotiated}");
+    assert!(negotiated.ends_with("aes192-ctr"), "{negotiated}");
     Ok(())
 }
 

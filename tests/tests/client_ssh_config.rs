@@ -179,6 +179,29 @@ fn every_file_means_what_it_means_to_ssh_or_is_refused_by_its_line() -> Result<(
 }
 
 #[test]
+fn what_ssh_is_asked_for_is_refused_all_the_same_where_it_is_not_supported() -> Result<()> {
+    require_programs!("ssh");
+    let files = Files::new()?;
+    let config = files.path().join("config");
+    fs::write(
+        &config,
+        "CanonicalizeHostname always\nCanonicalizePermittedCNAMEs *:*\nRemoteCommand uptime\n",
+    )?;
+    let settings = SshSettings { ssh_program: Some("ssh".into()), ..settings(&config) };
+    let error = SshOptions::resolve(&Target::parse("web1")?, &settings).err().context("it was obeyed")?;
+    let text = error.to_string();
+    assert!(text.contains("line 3") && text.contains("RemoteCommand"), "{text}");
+    fs::write(
+        &config,
+        "Include @DIR@/[n]o\nRemoteCommand uptime\n".replace(HERE, &files.path().to_string_lossy()),
+    )?;
+    let error = SshOptions::resolve(&Target::parse("web1")?, &settings).err().context("it was obeyed")?;
+    let text = error.to_string();
+    assert!(text.contains("line 1") && text.contains("ssh -G") && text.contains("remotecommand"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn without_an_ssh_program_what_is_not_understood_is_refused() -> Result<()> {
     let files = Files::new()?;
     let config = files.path().join("26-glob-left-to-ssh.conf");

@@ -20,7 +20,7 @@ use crate::target::check_host;
 /// The longest answer that is read, in bytes.
 const LONGEST: u64 = 1024 * 1024;
 
-/// Keywords that `ssh -G` has acted upon already, or that say nothing of a connection.
+/// Keywords that `ssh -G` has acted upon already, or that say nothing of a connection of ours.
 const SPENT: &[&str] = &[
     "host",
     "canonicaldomains",
@@ -28,6 +28,8 @@ const SPENT: &[&str] = &[
     "canonicalizehostname",
     "canonicalizemaxdots",
     "canonicalizepermittedcnames",
+    // Apple's: where its ssh keeps passphrases.
+    "usekeychain",
 ];
 
 /// Keywords whose values are several words.
