@@ -12,7 +12,9 @@ use sortie_protocol::command::exec::Exec;
 use sortie_protocol::command::file_read::FileRead;
 
 use crate::AllowedSigners;
+use crate::host_certificate::HostCertificate;
 use crate::known_hosts::{HostKey, HostName, KnownHosts, Verdict};
+use crate::revoked_keys::RevokedKeys;
 use crate::runners::{Machine, Runner, RunnerSet};
 use crate::session::{CommandOptions, Opening, output};
 use crate::ssh_config::{AddressFamily, ConfigFile, Query, World, lookup};
@@ -120,10 +122,49 @@ pub fn known_hosts(data: &[u8]) {
             let verdict = known.check(&host, &key);
             assert!(!matches!(verdict, Verdict::Known(_)) || text.contains(&encoded), "{verdict:?}");
             let _ = known.algorithms(&host);
+            assert!(known.authority(&host, &key).is_none() || text.contains(&encoded));
             let verdict = KnownHosts::of_text(&revoking).check(&host, &key);
             assert!(matches!(verdict, Verdict::Revoked { .. }), "{verdict:?}");
         }
     }
+}
+
+/// Lists of revoked keys and key revocation lists: they are understood or refused, and what is understood still revokes a key
+/// that is added at the end.
+///
+/// # Panics
+/// Where that is not so.
+pub fn revoked_keys(data: &[u8]) {
+    if let Some(key) = HostKey::from_blob(data.to_vec()) {
+        let _ = (key.plain(), key.rsa_bits());
+    }
+    let Ok(revoked) = RevokedKeys::of_bytes(data) else { return };
+    let key = key("ssh-ed25519", b'a');
+    let certificate = HostCertificate {
+        key: key.clone(),
+        authority: self::key("ssh-rsa", b'b'),
+        signed_with: "rsa-sha2-512".into(),
+        for_host: true,
+        principals: vec!["web1".into()],
+        valid_after: 0,
+        valid_before: u64::MAX,
+        critical_options: Vec::new(),
+        serial: 7,
+        key_id: "web1".into(),
+    };
+    let _ = revoked.find(&key, Some(&certificate));
+    let mut more = data.to_vec();
+    if data.starts_with(b"SSHKRL\n\0") {
+        let length = key.blob.len() as u32;
+        more.push(2);
+        more.extend((length + 4).to_be_bytes());
+        more.extend(length.to_be_bytes());
+        more.extend(&key.blob);
+    } else {
+        more.extend(format!("\n{} {}\n", key.algorithm, key.base64()).bytes());
+    }
+    let revoked = RevokedKeys::of_bytes(&more).expect("what was understood is, with one key more");
+    assert!(revoked.find(&key, None).is_some());
 }
 
 /// A key that stands in the corpus.
@@ -237,6 +278,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("session", session),
     ("known_hosts", known_hosts),
     ("signers", signers),
+    ("revoked_keys", revoked_keys),
     ("ssh_config", ssh_config),
     #[cfg(feature = "apply")]
     ("apply", apply),

@@ -185,10 +185,10 @@ impl KnownHosts {
 
     /// The lines with this marker that have a name for `name`.
     fn about<'a>(&'a self, name: &'a str, marker: Marker) -> impl Iterator<Item = Entry<'a>> {
-        let lines = self.files.iter().flat_map(|(file, text)| {
-            text.lines().enumerate().filter_map(|(index, line)| line::parse(file, index + 1, line))
-        });
-        lines.filter(move |entry| entry.marker == marker && line::names_match(entry.names, name))
+        self.files.iter().flat_map(move |(file, text)| {
+            let numbered = text.lines().enumerate();
+            numbered.filter_map(move |(index, line)| line::about(file, index + 1, line, marker, name))
+        })
     }
 }
 

@@ -37,6 +37,15 @@ impl RevokedKeys {
         Ok(Self { files: loaded })
     }
 
+    /// What one file holds.
+    ///
+    /// # Errors
+    /// Why it is not understood.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Result<Self, String> {
+        Ok(Self { files: vec![("/revoked".into(), parse(bytes)?)] })
+    }
+
     /// The file that revokes this plain key, or the certificate that it was shown with, or that one's authority.
     #[must_use]
     pub fn find(&self, key: &HostKey, certificate: Option<&HostCertificate>) -> Option<&Path> {

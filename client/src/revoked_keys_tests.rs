@@ -46,7 +46,7 @@ fn certificate(authority: &str, serial: u64, key_id: &str) -> HostCertificate {
 }
 
 fn revoked(content: &[u8], key: &HostKey, certificate: Option<&HostCertificate>) -> bool {
-    let keys = RevokedKeys { files: vec![("/revoked".into(), parse(content).unwrap())] };
+    let keys = RevokedKeys::of_bytes(content).unwrap();
     let found = keys.find(key, certificate);
     assert!(found.is_none_or(|file| file == Path::new("/revoked")));
     found.is_some()

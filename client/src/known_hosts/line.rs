@@ -19,11 +19,10 @@ pub(super) enum Marker {
     CertAuthority,
 }
 
+/// A line that is about a host.
 pub(super) struct Entry<'a> {
-    pub(super) file: &'a Path,
-    pub(super) line: usize,
-    pub(super) marker: Marker,
-    pub(super) names: &'a str,
+    file: &'a Path,
+    line: usize,
     pub(super) key: HostKey,
 }
 
@@ -33,30 +32,36 @@ impl Entry<'_> {
     }
 }
 
-/// A line that is malformed vouches for nothing and spoils no other.
-pub(super) fn parse<'a>(file: &'a Path, line: usize, text: &'a str) -> Option<Entry<'a>> {
+/// What `text`, the line `line` of `file`, says about `host` under `marker`; nothing if it is about others.
+///
+/// A line that is malformed vouches for nothing and spoils no other. Files may have ten thousand lines, so a key is not
+/// looked at before the names are found to be right.
+pub(super) fn about<'a>(
+    file: &'a Path,
+    line: usize,
+    text: &str,
+    marker: Marker,
+    host: &str,
+) -> Option<Entry<'a>> {
     let mut fields = text.split_ascii_whitespace();
-    let mut names = fields.next()?;
-    if names.starts_with('#') {
-        return None;
-    }
-    let marker = match names {
-        "@revoked" => Marker::Revoked,
-        "@cert-authority" => Marker::CertAuthority,
-        _ if names.starts_with('@') => return None,
-        _ => Marker::None,
+    let first = fields.next()?;
+    let (found, names) = match first {
+        "@revoked" => (Marker::Revoked, fields.next()?),
+        "@cert-authority" => (Marker::CertAuthority, fields.next()?),
+        _ if first.starts_with(['#', '@']) => return None,
+        names => (Marker::None, names),
     };
-    if marker != Marker::None {
-        names = fields.next()?;
+    if found != marker || !names_match(names, host) {
+        return None;
     }
     let key = HostKey::parse(fields.next()?, fields.next()?)?;
     // A certificate that is revoked takes its key with it.
     let key = if marker == Marker::Revoked { key.plain().unwrap_or(key) } else { key };
-    Some(Entry { file, line, marker, names, key })
+    Some(Entry { file, line, key })
 }
 
 /// Whether the names of a line are about `host`, which is in lower case.
-pub(super) fn names_match(names: &str, host: &str) -> bool {
+fn names_match(names: &str, host: &str) -> bool {
     if let Some(hashed) = names.strip_prefix("|1|") {
         return hashed_name_matches(hashed, host).unwrap_or(false);
     }
