@@ -60,7 +60,8 @@ struct Doctor {
 impl Doctor {
     /// Gives the exit status: 0, 1 where the host was reached but something does not work, 255 where it was not.
     async fn examine(&self, base: &Base, host: &Host) -> i32 {
-        if let Some(target) = host.target() {
+        // What an ssh program makes of the configuration is its own affair.
+        if let Some(target) = host.target().filter(|_| !base.goes_by_program()) {
             let begun = Instant::now();
             match Ssh::find(target, &base.ssh).await {
                 Ok(ssh) => self.check(Step::Configure.describe(), begun, 0, Ok(configuration(&ssh))),
@@ -68,7 +69,7 @@ impl Doctor {
             };
         }
         let client = base.watched(Arc::clone(&self.watch) as Arc<_>);
-        let connected = match Base::transport(&client, host).await {
+        let connected = match base.transport(&client, host).await {
             Ok(transport) => client.connect_by(transport).await,
             Err(error) => Err(error),
         };

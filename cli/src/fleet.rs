@@ -95,7 +95,7 @@ where
     let mut outcomes = Vec::new();
     for host in hosts {
         let client = base.client(host, &reporter);
-        let transport = match Base::transport(&client, host).await {
+        let transport = match base.transport(&client, host).await {
             Ok(transport) => transport,
             Err(error) => {
                 reporter.show(Event::Error(Failure::new(&host.label, &error)));

@@ -35,7 +35,10 @@ mod wait;
 mod watch;
 mod words;
 
+use std::io::{self, Write as _};
+
 use clap::{Parser, Subcommand};
+use sortie_client::secret::Secret;
 
 /// Runs commands on hosts that have nothing but an SSH server and a POSIX sh, and leaves nothing behind.
 #[derive(Parser)]
@@ -116,6 +119,10 @@ impl Verb {
 }
 
 fn main() {
+    keep_memory_to_ourselves();
+    if let Some(answer) = sortie_client::transport::openssh::askpass::answer() {
+        std::process::exit(answer_ssh(answer));
+    }
     let verb = Arguments::parse().verb;
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -136,6 +143,25 @@ fn main() {
         if error.is::<outcome::Usage>() { outcome::USAGE } else { outcome::FAILED }
     });
     std::process::exit(status)
+}
+
+/// No core dump, and no other process of this user that looks into this one's memory: it holds passwords. Programs that
+/// are started from here are not bound by it (prctl(2), PR_SET_DUMPABLE).
+fn keep_memory_to_ourselves() {
+    // Where the kernel will not, nothing is lost but this.
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_dumpable(false);
+}
+
+/// This process was started by ssh to ask for something (`--ssh`): the answer is for its standard output.
+fn answer_ssh(answer: io::Result<Secret>) -> i32 {
+    let written = answer.and_then(|secret| {
+        let mut out = io::stdout().lock();
+        out.write_all(secret.expose().as_bytes())?;
+        out.write_all(b"\n")?;
+        out.flush()
+    });
+    i32::from(written.is_err())
 }
 
 #[cfg(test)]

@@ -88,6 +88,12 @@ pub(crate) struct Connection {
     /// Never ask for anything
     #[arg(long)]
     pub(crate) batch: bool,
+    /// Go by this ssh program instead of our own SSH; `ssh` where none is named
+    #[arg(long, value_name = "PROGRAM", num_args = 0..=1, require_equals = true, default_missing_value = "ssh")]
+    pub(crate) ssh: Option<PathBuf>,
+    /// An option of that program, as behind its -o; may be repeated
+    #[arg(long, value_name = "OPTION", requires = "ssh")]
+    pub(crate) ssh_option: Vec<String>,
     /// Give up connecting to a host after this long
     #[arg(long, value_name = "TIME", value_parser = words::duration)]
     pub(crate) connect_timeout: Option<Duration>,

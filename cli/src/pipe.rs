@@ -50,7 +50,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
     // Standard output is for frames alone; what there is to tell goes to standard error as text.
     let (reporter, printer) = report::start(Style { json: false, prefix: false });
     let client = base.client(&host, &reporter);
-    let connected = match Base::transport(&client, &host).await {
+    let connected = match base.transport(&client, &host).await {
         Ok(transport) => client.pipe(&*transport, flags).await,
         Err(error) => Err(error),
     };

@@ -9,8 +9,8 @@ use anyhow::Context;
 use sortie_client::manifest::Vouched;
 use sortie_client::ssh_config::{ConfigSource, HostKeyPolicy};
 use sortie_client::{
-    AllowedSigners, Client, ClientBuilder, Command, Error, Local, RunnerSet, SignedListing, SshSettings,
-    Target, Transport,
+    AllowedSigners, Client, ClientBuilder, Command, Error, Local, OpenSsh, RunnerSet, SignedListing,
+    SshSettings, Target, Transport,
 };
 
 use crate::audit;
@@ -100,6 +100,28 @@ pub(crate) struct Base {
     pub(crate) ssh: SshSettings,
     builder: ClientBuilder,
     trace: bool,
+    program: Option<Program>,
+}
+
+/// An ssh program to go by.
+struct Program {
+    path: PathBuf,
+    options: Vec<String>,
+    /// This program itself, which ssh starts to ask.
+    askpass: PathBuf,
+}
+
+impl Program {
+    fn new(path: &Path, options: &[String]) -> anyhow::Result<Self> {
+        let askpass =
+            std::env::current_exe().context("--ssh: finding this program, which answers ssh's questions")?;
+        Ok(Self { path: path.to_owned(), options: options.to_vec(), askpass })
+    }
+
+    fn way_to(&self, target: &Target, settings: &SshSettings) -> OpenSsh {
+        let ssh = OpenSsh::new(target, settings).program(&self.path).askpass(&self.askpass);
+        self.options.iter().fold(ssh, OpenSsh::option)
+    }
 }
 
 impl Base {
@@ -112,7 +134,8 @@ impl Base {
         if let Some(log) = audit::log(options.audit.as_deref())? {
             builder = builder.audit(log);
         }
-        Ok(Self { ssh, builder, trace: options.trace })
+        let program = options.ssh.as_ref().map(|path| Program::new(path, &options.ssh_option)).transpose()?;
+        Ok(Self { ssh, builder, trace: options.trace, program })
     }
 
     /// A client that tells `reporter` of one host.
@@ -125,12 +148,18 @@ impl Base {
         self.builder.clone().observer(watch).build()
     }
 
+    /// Whether hosts are reached by an ssh program (`--ssh`).
+    pub(crate) fn goes_by_program(&self) -> bool {
+        self.program.is_some()
+    }
+
     /// The way to a host.
-    pub(crate) async fn transport(client: &Client, host: &Host) -> Result<Arc<dyn Transport>, Error> {
-        Ok(match &host.way {
-            Way::Ssh(target) => client.ssh(target).await?,
-            Way::Local => Arc::new(Local),
-            Way::Via(argv) => Arc::new(Command::new(&*host.label, argv.iter().cloned())),
+    pub(crate) async fn transport(&self, client: &Client, host: &Host) -> Result<Arc<dyn Transport>, Error> {
+        Ok(match (&host.way, &self.program) {
+            (Way::Ssh(target), Some(program)) => Arc::new(program.way_to(target, &self.ssh)),
+            (Way::Ssh(target), None) => client.ssh(target).await?,
+            (Way::Local, _) => Arc::new(Local),
+            (Way::Via(argv), _) => Arc::new(Command::new(&*host.label, argv.iter().cloned())),
         })
     }
 }

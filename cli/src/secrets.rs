@@ -104,6 +104,10 @@ impl Secrets for Keyring {
     fn unattended(&self) -> bool {
         !self.attended
     }
+
+    fn is_empty(&self) -> bool {
+        !self.attended && self.password.is_none() && self.passphrase.is_none()
+    }
 }
 
 /// Asks at the terminal because `flag` says so.

@@ -69,4 +69,4 @@ pub use runners::{Machine, Runner, RunnerSet};
 pub use session::{CommandOptions, Farewell, Opening, Running, Session};
 pub use sortie_protocol as protocol;
 pub use target::Target;
-pub use transport::{Command, Local, Ssh, SshSettings, Transport};
+pub use transport::{Command, Local, OpenSsh, Ssh, SshSettings, Transport};

@@ -92,6 +92,11 @@ pub trait Secrets: Send + Sync {
 
     /// Whether answers come without a person being bothered, so that a login can be repeated at any time.
     fn unattended(&self) -> bool;
+
+    /// Whether every answer would be `None`: then a server is not even asked what it wants to know.
+    fn is_empty(&self) -> bool {
+        false
+    }
 }
 
 /// Knows nothing.
@@ -104,6 +109,10 @@ impl Secrets for NoSecrets {
     }
 
     fn unattended(&self) -> bool {
+        true
+    }
+
+    fn is_empty(&self) -> bool {
         true
     }
 }
@@ -149,5 +158,9 @@ impl Secrets for FixedSecrets {
 
     fn unattended(&self) -> bool {
         true
+    }
+
+    fn is_empty(&self) -> bool {
+        self.password.is_none() && self.passphrase.is_none()
     }
 }

@@ -331,7 +331,8 @@ async fn every_round_of_the_servers_questions_is_answered_in_order() -> Result<(
 async fn a_server_that_never_stops_asking_is_given_up() -> Result<()> {
     let endless: Vec<&[(&str, bool, &str)]> = vec![&[]; 1000];
     let host = Embedded::builder().dialogue(&endless).start().await?;
-    let ssh = SshSettings { identities: Vec::new(), ..settings(host.access()) };
+    let secrets = Script::new(&[]);
+    let ssh = SshSettings { identities: Vec::new(), secrets, ..settings(host.access()) };
     let error = kept_out(host.access(), ssh).await?;
     assert!(error.contains("no end after 16 rounds"), "{error}");
     Ok(())

@@ -89,6 +89,7 @@ pub async fn start(
     let connection = transport.start(&launch, observer).await?;
     let talk = Talk {
         host,
+        transport,
         marker: secret.into_bytes(),
         token: &token,
         connection,
@@ -111,6 +112,7 @@ fn random_hex(host: &str) -> Result<String, Error> {
 /// The talk with one script.
 struct Talk<'a> {
     host: &'a str,
+    transport: &'a dyn Transport,
     marker: Vec<u8>,
     token: &'a str,
     connection: Connection,
@@ -386,6 +388,10 @@ impl Talk<'_> {
     /// The program ended before the script's first line.
     async fn shell_refused(&self) -> Error {
         let ended = tokio::time::timeout(ENDING, self.connection.ending.wait()).await.unwrap_or_default();
+        let explained = || self.transport.explain(&ended, &self.connection.ending.stderr());
+        if let Some(error) = self.noise.is_empty().then(explained).flatten() {
+            return error;
+        }
         match (ended.reason, ended.status) {
             // Not refused but cut off: nothing was printed and nobody said how it ended.
             (Some(reason), None) if !ended.closed && !reason.contains("refused") => Error::Lost {

@@ -48,7 +48,7 @@ impl Transport for Command {
         Box::pin(async move {
             let words: &[String] =
                 if self.as_line { std::slice::from_ref(&launch.line) } else { &launch.argv };
-            start_program(&self.host, self.argv.iter().chain(words).map(String::as_str), observer)
+            start_program(&self.host, program(self.argv.iter().chain(words)), (), observer)
         })
     }
 
@@ -62,16 +62,23 @@ impl Transport for Command {
     }
 }
 
-/// Starts a program with its standard streams as the connection.
-pub(super) fn start_program<'a>(
+/// The program that is the first of these words, with the others for arguments.
+pub(super) fn program<'a>(mut words: impl Iterator<Item = &'a String>) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(words.next().map_or("sh", String::as_str));
+    command.args(words);
+    command
+}
+
+/// Starts a program with its standard streams as the connection. `kept` is dropped when it has ended.
+pub(super) fn start_program(
     host: &str,
-    mut argv: impl Iterator<Item = &'a str>,
+    mut command: tokio::process::Command,
+    kept: impl Send + 'static,
     observer: &dyn Observer,
 ) -> Result<super::Connection, Error> {
     let timer = StepTimer::start(observer, Step::Connect);
-    let program = argv.next().unwrap_or("sh");
-    let mut child = tokio::process::Command::new(program)
-        .args(argv)
+    let program = command.as_std().get_program().to_string_lossy().into_owned();
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -91,6 +98,7 @@ pub(super) fn start_program<'a>(
     }
     tokio::spawn(async move {
         let mut ended = wait(&mut child, &ending).await;
+        drop(kept);
         if ended.closed {
             // What it wrote before it ended is still in the pipes. A descendant may hold them open for ever, and is
             // then itself a sign that not everything is gone: the reader goes on by itself.
@@ -105,7 +113,7 @@ pub(super) fn start_program<'a>(
         }
         ending.set(ended);
     });
-    timer.done(0, program);
+    timer.done(0, &program);
     Ok(connection)
 }
 

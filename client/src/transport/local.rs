@@ -1,6 +1,6 @@
 //! This machine itself, by the same script as any other: the runner that works is a copy in a private directory.
 
-use super::command::start_program;
+use super::command::{program, start_program};
 use super::{Launch, Starting, Transport};
 use crate::observe::Observer;
 
@@ -14,7 +14,7 @@ impl Transport for Local {
     }
 
     fn start<'a>(&'a self, launch: &'a Launch, observer: &'a dyn Observer) -> Starting<'a> {
-        Box::pin(async move { start_program("localhost", launch.argv.iter().map(String::as_str), observer) })
+        Box::pin(async move { start_program("localhost", program(launch.argv.iter()), (), observer) })
     }
 
     fn way(&self) -> String {

@@ -18,6 +18,7 @@ mod command;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fake;
 mod local;
+pub mod openssh;
 pub mod ssh;
 mod ssh_algorithms;
 mod ssh_auth;
@@ -29,6 +30,7 @@ mod ssh_route;
 
 pub use command::Command;
 pub use local::Local;
+pub use openssh::OpenSsh;
 pub use ssh::Ssh;
 pub use ssh_options::{Route, SshOptions, SshSettings};
 
@@ -65,6 +67,13 @@ pub trait Transport: Send + Sync {
     /// How the host is reached, in words and without secrets, such as `ssh deploy@10.0.0.7 port 22`: for the audit log.
     fn way(&self) -> String {
         self.host().to_owned()
+    }
+
+    /// Why a connection ended before anything was heard of the host, where the transport itself was what failed. `stderr` is
+    /// the end of what was written there.
+    fn explain(&self, ended: &Ended, stderr: &[u8]) -> Option<Error> {
+        let _ = (ended, stderr);
+        None
     }
 
     /// The way to the same host once its SSH server listens on another port; `None` where a port means nothing.

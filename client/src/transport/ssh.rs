@@ -16,6 +16,7 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Limits};
 use tokio::sync::mpsc;
 
 use super::ssh_auth::Login;
+use super::ssh_connect::{Failed, Greeting, Retries};
 use super::ssh_hostkey::{Handler, Seen, accepted, handshake_reason, preferred};
 use super::ssh_options::{Route, SshOptions, SshSettings};
 use super::ssh_route::{Complaint, Program, Stream, through};
@@ -40,6 +41,8 @@ struct Opened {
     stream: Box<dyn Stream>,
     /// Where it ended up, where that is known.
     address: Option<std::net::IpAddr>,
+    /// What comes first, where that tells whether another try may do better.
+    greeting: Option<Greeting>,
     complaint: Complaint,
 }
 
@@ -160,27 +163,55 @@ impl Ssh {
         Ok(match (hop, &options.route) {
             (Some((handle, name)), _) => {
                 let stream = through(handle, name, options, observer).await?;
-                Opened { stream: Box::new(stream), address: None, complaint: Complaint::default() }
+                Opened {
+                    stream: Box::new(stream),
+                    address: None,
+                    greeting: None,
+                    complaint: Complaint::default(),
+                }
             }
             (None, Route::Program(command)) => {
                 let (program, complaint) = Program::start(command, &options.name, observer)?;
-                Opened { stream: Box::new(program), address: None, complaint }
+                Opened { stream: Box::new(program), address: None, greeting: None, complaint }
             }
             (None, _) => {
-                let stream =
-                    ssh_connect::connect(&options.name, &options.address, options.port, observer).await?;
-                let address = stream.remote_address();
-                Opened { stream: Box::new(stream), address, complaint: Complaint::default() }
+                let stream = ssh_connect::connect(options, options.port, observer).await?;
+                let (address, greeting) = (stream.remote_address(), Some(stream.greeting()));
+                Opened { stream: Box::new(stream), address, greeting, complaint: Complaint::default() }
             }
         })
     }
 
-    /// A stream, versions, keys, and the check of the host key.
+    /// A stream, versions, keys, and the check of the host key; once more where the server dropped the connection before it
+    /// said its version. All of it within one limit.
     async fn shake_hands(
         &self,
         hop: Option<&Hop>,
         observer: &dyn Observer,
     ) -> Result<Handle<Handler>, Error> {
+        let options = &self.options;
+        let mut retries = Retries::new(options.connect_timeout, options.connection_attempts);
+        let shake = async {
+            loop {
+                let failed = match self.shake_hands_once(hop, observer).await {
+                    Ok(handle) => return Ok(handle),
+                    Err(failed) => failed,
+                };
+                // Without random numbers all wait equally long, which is the lesser evil.
+                let random = getrandom::u32().unwrap_or_default();
+                let (wait, reason) = retries.after(failed, random)?;
+                observer.warning(&format!("{reason}; trying again in {:.1} s", wait.as_secs_f64()));
+                tokio::time::sleep(wait).await;
+            }
+        };
+        self.limited(Step::Connect, options.connect_timeout, shake).await?
+    }
+
+    async fn shake_hands_once(
+        &self,
+        hop: Option<&Hop>,
+        observer: &dyn Observer,
+    ) -> Result<Handle<Handler>, Failed> {
         let options = &self.options;
         let config = |reason| Error::Config { host: options.name.clone(), reason };
         let trust = Trust::load(self.trust_settings()).map_err(config)?;
@@ -196,36 +227,37 @@ impl Ssh {
             limits: rekey_limits(options.rekey_limit),
             ..client::Config::default()
         });
-        let shake = async {
-            let Opened { stream, address, complaint } = self.open(hop, observer).await?;
-            let timer = StepTimer::start(observer, Step::KeyExchange);
-            let handler = Handler {
-                host: options.name.clone(),
-                trust,
-                address,
-                hash_names: options.hash_known_hosts,
-                seen: Arc::clone(&seen),
-            };
-            let result = client::connect_stream(library, stream, handler).await;
-            let complaint = if result.is_err() { complaint.text().await } else { String::new() };
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(error) = seen.refused.take() {
-                return Err(error);
-            }
-            let handle = result.map_err(|error| Error::Unreachable {
-                host: options.name.clone(),
-                step: Step::KeyExchange,
-                reason: seen.disconnect.take().unwrap_or_else(|| handshake_reason(&error)) + &complaint,
-            })?;
-            let key = accepted(&options.name, &mut seen, &handle)?;
-            timer.done(2, &seen.negotiated);
-            if let Some(file) = &key.added_to {
-                observer.warning(&format!("the host key of {entry} was added to {}", file.display()));
-            }
-            observer.host_key(&entry, &key);
-            Ok(handle)
+        let Opened { stream, address, greeting, complaint } = self.open(hop, observer).await?;
+        let timer = StepTimer::start(observer, Step::KeyExchange);
+        let handler = Handler {
+            host: options.name.clone(),
+            trust,
+            address,
+            hash_names: options.hash_known_hosts,
+            seen: Arc::clone(&seen),
         };
-        self.limited(Step::Connect, options.connect_timeout, shake).await?
+        let result = client::connect_stream(library, stream, handler).await;
+        let complaint = if result.is_err() { complaint.text().await } else { String::new() };
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = seen.refused.take() {
+            return Err(error.into());
+        }
+        let handle = result.map_err(|error| {
+            let dropped = greeting.and_then(|greeting| greeting.dropped());
+            let reason = dropped.clone().or_else(|| seen.disconnect.take());
+            let reason = reason.unwrap_or_else(|| handshake_reason(&error)) + &complaint;
+            Failed {
+                error: Error::Unreachable { host: options.name.clone(), step: Step::KeyExchange, reason },
+                dropped,
+            }
+        })?;
+        let key = accepted(&options.name, &mut seen, &handle)?;
+        timer.done(2, &seen.negotiated);
+        if let Some(file) = &key.added_to {
+            observer.warning(&format!("the host key of {entry} was added to {}", file.display()));
+        }
+        observer.host_key(&entry, &key);
+        Ok(handle)
     }
 
     fn trust_settings(&self) -> TrustSettings {

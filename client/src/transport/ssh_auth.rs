@@ -476,10 +476,11 @@ impl<'a> Login<'a> {
 
 /// The methods that may be tried, best first.
 fn methods(options: &SshOptions) -> Vec<MethodKind> {
+    let answered = !options.secrets.is_empty();
     let enabled = |method: &MethodKind| match method {
         MethodKind::PublicKey => options.pubkey_authentication,
-        MethodKind::KeyboardInteractive => options.kbd_interactive_authentication,
-        MethodKind::Password => options.password_authentication,
+        MethodKind::KeyboardInteractive => answered && options.kbd_interactive_authentication,
+        MethodKind::Password => answered && options.password_authentication,
         _ => false,
     };
     let known = |name: &String| METHODS.into_iter().find(|method| <&str>::from(method) == name);

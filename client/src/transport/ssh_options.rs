@@ -206,7 +206,7 @@ const SERVER_ALIVE: (Duration, u32) = (Duration::from_secs(30), 3);
 const REQUIRED_RSA_SIZE: u32 = 1024;
 
 /// Keywords that are read and not yet acted upon: refused by name wherever they say anything.
-const NOT_OBEYED_YET: &[&str] = &["addressfamily", "bindaddress", "bindinterface"];
+const NOT_OBEYED_YET: &[&str] = &["bindinterface"];
 
 /// Tried where nobody names a key file, best first.
 const DEFAULT_IDENTITIES: &[&str] = &["id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa"];
@@ -420,7 +420,6 @@ impl SshOptions {
 
 fn refuse_what_is_not_obeyed_yet(config: &HostConfig) -> Result<(), String> {
     let harmless = |name: &str| match name {
-        "addressfamily" => config.address_family == Some(AddressFamily::Any),
         "revokedhostkeys" => config.revoked_host_keys.as_ref().is_some_and(Vec::is_empty),
         _ => false,
     };
