@@ -7,11 +7,9 @@ use std::io;
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{Pid, Uid, User};
+use nix::unistd::{Uid, User};
 
 use super::host_config::AddressFamily;
 
@@ -47,23 +45,24 @@ pub(crate) fn own_user() -> Option<User> {
     User::from_uid(Uid::current()).ok().flatten()
 }
 
-/// Waits for a program, and ends it after [`COMMAND_LIMIT`].
+/// Waits for a program, and ends it after [`COMMAND_LIMIT`]. It looks again and again: the standard library waits without
+/// a limit only, and what could do better differs from system to system.
 pub(super) fn wait(child: &mut Child) -> io::Result<ExitStatus> {
-    let (ended, wait) = mpsc::channel();
-    let pid = Pid::from_raw(child.id().cast_signed());
-    // It only looks: the process is not reaped, so that its number stays its own until `child` is waited for.
-    std::thread::spawn(move || {
-        let exited = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-        while waitid(Id::Pid(pid), exited) == Err(nix::errno::Errno::EINTR) {}
-        let _ = ended.send(());
-    });
-    if wait.recv_timeout(COMMAND_LIMIT).is_err() {
-        child.kill()?;
-        child.wait()?;
-        let limit = COMMAND_LIMIT.as_secs();
-        return Err(io::Error::new(io::ErrorKind::TimedOut, format!("it did not end within {limit} s")));
+    let began = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if began.elapsed() > COMMAND_LIMIT {
+            child.kill()?;
+            child.wait()?;
+            let limit = COMMAND_LIMIT.as_secs();
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("it did not end within {limit} s")));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
     }
-    child.wait()
 }
 
 /// The machine that this program runs on.
