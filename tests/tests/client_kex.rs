@@ -5,18 +5,19 @@ mod client_support;
 mod kex_support;
 
 use std::fs;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use client_support::{builder, refused, settings};
+use client_support::{builder, refused, settings, target};
 use kex_support::liar::{Liar, Lie};
 use kex_support::middle::{Change, Middle};
 use russh::keys::{HashAlg, PrivateKey};
 use sortie_client::error::{Error, HostKeyProblem};
-use sortie_client::observe::{Observer, Step};
+use sortie_client::observe::{Observer, Step, Unobserved};
 use sortie_client::ssh_config::ConfigSource;
-use sortie_client::{SshSettings, Target};
+use sortie_client::transport::Launch;
+use sortie_client::{Ssh, SshSettings, Target, Transport as _};
 use sortie_tests::access::Access;
 use sortie_tests::keys::KeyPair;
 use sortie_tests::sshd::Sshd;
@@ -40,6 +41,12 @@ impl Observer for Seen {
     }
 }
 
+/// Logs in and has something run, without a runner.
+async fn log_in(target: &Target, ssh: &SshSettings, observer: &dyn Observer) -> Result<()> {
+    let launch = Launch { line: "true".into(), argv: Vec::new() };
+    Ok(Ssh::new(target, ssh)?.start(&launch, observer).await.map(drop)?)
+}
+
 async fn refusal(access: &Access, change: Change) -> Result<Error> {
     let middle = Middle::start(access.addr(), change).await?;
     let access = access.via(middle.port())?;
@@ -53,9 +60,8 @@ async fn somebody_in_between_who_changes_nothing_is_not_noticed() -> Result<()> 
     let host = Sshd::builder().start()?;
     let middle = Middle::start(host.access().addr(), Change::Nothing).await?;
     let access = host.access().via(middle.port())?;
-    let seen = Arc::new(Seen::default());
-    let target = client_support::target(&access)?;
-    builder(&access)?.observer(seen.clone()).connect(&target).await?.close().await?;
+    let seen = Seen::default();
+    log_in(&target(&access)?, &settings(&access), &seen).await?;
     let negotiated = seen.0.get().context("no key exchange was seen")?;
     assert!(negotiated.contains(", strict"), "{negotiated}");
     Ok(())
@@ -109,8 +115,7 @@ async fn strictness_is_offered_whatever_methods_are_configured() -> Result<()> {
         let access = host.access().via(middle.port())?;
         fs::write(&config, methods)?;
         let ssh = SshSettings { config: ConfigSource::File(config.clone()), ..settings(&access) };
-        let target = Target::parse(&format!("{}@{}", access.user, access.addr()))?;
-        builder(&access)?.ssh(ssh).connect(&target).await.context(methods)?.close().await?;
+        log_in(&target(&access)?, &ssh, &Unobserved).await.context(methods)?;
         let offered = middle.offered().context("the client offered nothing")?;
         for name in ["ext-info-c", "kex-strict-c-v00@openssh.com"] {
             assert!(offered.iter().any(|offer| offer == name), "{methods:?}: {offered:?}");
