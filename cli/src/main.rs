@@ -26,6 +26,7 @@ mod runners;
 mod secrets;
 mod service;
 mod sh;
+mod sign;
 mod signals;
 mod source;
 mod sudoers;
@@ -84,6 +85,8 @@ enum Verb {
     Apply(apply::Arguments),
     /// Connect standard input and output to a runner: the protocol, for any language
     Pipe(pipe::Arguments),
+    /// Sign commands for a runner that takes no others, to be carried there by somebody else
+    Sign(sign::Arguments),
     /// Go through every step of reaching a host, and say what is wrong and what to do
     Doctor(doctor::Arguments),
     /// Show what an audit log tells, or find out whether it is as it was written
@@ -110,6 +113,7 @@ impl Verb {
             Self::Harden(arguments) => harden::run(arguments).await,
             Self::Apply(arguments) => apply::run(arguments).await,
             Self::Pipe(arguments) => pipe::run(arguments).await,
+            Self::Sign(arguments) => sign::run(arguments).await,
             Self::Doctor(arguments) => doctor::run(arguments).await,
             Self::Audit(arguments) => audit::run(arguments),
             Self::Runners(arguments) => runners::run(&arguments),

@@ -103,6 +103,14 @@ pub(crate) struct Connection {
     /// Send only runners whose listing (runners.json) is signed by a key of this file: ssh-keygen(1), ALLOWED SIGNERS
     #[arg(long, value_name = "FILE", env = "SORTIE_REQUIRE_SIGNED_RUNNERS", hide_env_values = true)]
     pub(crate) require_signed_runners: Option<PathBuf>,
+    /// Sign every command with this ed25519 key (of an agent, where only its public half is there), for hosts that start a runner
+    /// which takes no others
+    #[arg(long, value_name = "KEY")]
+    pub(crate) sign_with: Option<PathBuf>,
+    /// Have a runner that is sent take only what keys of this file signed (public keys, a line each); that protects against nobody
+    /// who can log in
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trust: Option<PathBuf>,
     /// Keep the runner in ~/.cache/sortie of the host, and use the one that is there
     #[arg(long)]
     pub(crate) cache: bool,

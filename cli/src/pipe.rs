@@ -10,7 +10,7 @@ use sortie_client::{Error, Pipe};
 use tokio::sync::mpsc;
 
 use crate::options::{self, Connection};
-use crate::outcome::FAILED;
+use crate::outcome::{FAILED, usage};
 use crate::place::{Base, Host};
 use crate::report::{self, Event, Failure, Style};
 use crate::source;
@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<i32> {
+    if arguments.connection.sign_with.is_some() {
+        return Err(usage("--sign-with: pipe carries frames as they are; sign them by `sortie sign` before"));
+    }
     let host = Host::one(&arguments.host)?;
     let base = Base::new(&arguments.connection, arguments.ttl.unwrap_or(Duration::from_secs(600)))?;
     let mut flags = Vec::new();

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use sortie_client::manifest::Vouched;
+use sortie_client::signing::{self, Signer};
 use sortie_client::ssh_config::{ConfigSource, HostKeyPolicy};
 use sortie_client::{
     AllowedSigners, Client, ClientBuilder, Command, Error, Local, OpenSsh, RunnerSet, SignedListing,
@@ -130,7 +131,22 @@ impl Base {
         let ssh = ssh_settings(options)?;
         let signers = options.require_signed_runners.as_deref();
         let (runners, _) = runner_set(options.runners.as_deref(), signers)?;
-        let mut builder = Client::builder().ttl(ttl).cache(options.cache).runners(runners).ssh(ssh.clone());
+        let mut builder = Client::builder()
+            .ttl(ttl)
+            .cache(options.cache)
+            .runners(runners)
+            .known_runners_only(signers.is_some())
+            .ssh(ssh.clone());
+        if let Some(key) = &options.sign_with {
+            let signer = Signer::new(key, ssh.agent_socket.as_deref(), Arc::clone(&ssh.secrets));
+            builder =
+                builder.signer(Arc::new(signer.map_err(|error| usage(format!("--sign-with: {error}")))?));
+        }
+        if let Some(file) = &options.trust {
+            let keys = signing::trusted_keys(file);
+            let keys = keys.map_err(|error| usage(format!("--trust {}: {error}", file.display())))?;
+            builder = builder.trust(keys);
+        }
         if let Some(log) = audit::log(options.audit.as_deref())? {
             builder = builder.audit(log);
         }

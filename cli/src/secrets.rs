@@ -44,6 +44,16 @@ impl Keyring {
             typed: Arc::default(),
         })
     }
+
+    /// For key files alone.
+    pub(crate) fn for_keys(passphrase_file: Option<&Path>, batch: bool) -> anyhow::Result<Self> {
+        Ok(Self {
+            password: None,
+            passphrase: passphrase_file.map(read_file).transpose()?,
+            attended: !batch && open_terminal().is_some(),
+            typed: Arc::default(),
+        })
+    }
 }
 
 impl Keyring {

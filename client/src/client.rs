@@ -7,11 +7,12 @@ use bytes::Bytes;
 use sortie_protocol::{Line, message::Ready};
 
 use crate::audit::{AuditLog, SessionAudit, tap};
-use crate::bootstrap::{self, StartOptions, Started};
+use crate::bootstrap::{self, Installed, StartOptions, Started};
 use crate::error::Error;
 use crate::observe::{Observer, Unobserved};
 use crate::runners::RunnerSet;
 use crate::session::{Opening, Session};
+use crate::signing::Signer;
 use crate::target::Target;
 use crate::transport::{Connection, Ssh, SshSettings, Transport};
 
@@ -36,6 +37,9 @@ pub struct ClientBuilder {
     ssh: SshSettings,
     observer: Arc<dyn Observer>,
     audit: Option<AuditLog>,
+    signer: Option<Arc<Signer>>,
+    trust: Vec<String>,
+    known_only: bool,
 }
 
 impl Client {
@@ -54,6 +58,9 @@ impl Client {
             ssh: SshSettings::from_env(),
             observer: Arc::new(Unobserved),
             audit: None,
+            signer: None,
+            trust: Vec::new(),
+            known_only: false,
         }
     }
 
@@ -95,14 +102,15 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn pipe(&self, transport: &dyn Transport, flags: Vec<String>) -> Result<Pipe, Error> {
+        // Who speaks with it sees by READY which one it is, and one that takes unsigned commands is not taken.
         let audit = self.audit().map(|log| SessionAudit::new(log.clone(), transport.host()));
         let started = match &audit {
             Some(audit) => {
                 audit.begin(transport.way()).await?;
-                let result = self.start_with(&audit.watch(transport), flags, Bytes::new()).await;
+                let result = self.start_with(&audit.watch(transport), flags, Bytes::new(), Installed::Taken).await;
                 audit.reached(result).await?
             }
-            None => self.start_with(transport, flags, Bytes::new()).await?,
+            None => self.start_with(transport, flags, Bytes::new(), Installed::Taken).await?,
         };
         let Started { ready, ready_line, mut decoder, mut connection, .. } = started;
         let mut first = ready_line;
@@ -121,6 +129,7 @@ impl Client {
         Ok(Pipe { ready, first, connection })
     }
 
+    /// Starts a runner for a session. With a signer it is one that takes signed commands alone.
     pub(crate) async fn start(&self, transport: &dyn Transport, early: Bytes) -> Result<Started, Error> {
         let settings = &self.settings;
         let mut flags = vec!["--ttl".to_owned(), settings.ttl.as_secs().max(1).to_string()];
@@ -130,27 +139,42 @@ impl Client {
         if let Some(concurrency) = settings.concurrency {
             flags.extend(["--concurrency".to_owned(), concurrency.to_string()]);
         }
-        self.start_with(transport, flags, early).await
+        let installed = match (&settings.signer, settings.trust.is_empty()) {
+            (None, _) => Installed::Refused,
+            (Some(_), true) => Installed::Required,
+            (Some(_), false) => Installed::Taken,
+        };
+        self.start_with(transport, flags, early, installed).await
     }
 
     async fn start_with(
         &self,
         transport: &dyn Transport,
-        flags: Vec<String>,
+        mut flags: Vec<String>,
         early: Bytes,
+        installed: Installed,
     ) -> Result<Started, Error> {
         let settings = &self.settings;
+        for key in &settings.trust {
+            flags.extend(["--trust".to_owned(), key.clone()]);
+        }
         let options = StartOptions {
             flags,
             cache: settings.cache,
             shell_timeout: settings.shell_timeout,
             start_timeout: settings.start_timeout,
+            installed,
+            known_only: settings.known_only,
         };
         bootstrap::start(transport, &settings.runners, &options, early, &*settings.observer).await
     }
 
     pub(crate) fn observer(&self) -> Arc<dyn Observer> {
         Arc::clone(&self.settings.observer)
+    }
+
+    pub(crate) fn signer(&self) -> Option<&Arc<Signer>> {
+        self.settings.signer.as_ref()
     }
 
     pub(crate) fn audit(&self) -> Option<&AuditLog> {
@@ -227,6 +251,26 @@ impl ClientBuilder {
     /// The runners to choose from.
     pub fn runners(mut self, runners: RunnerSet) -> Self {
         self.runners = runners;
+        self
+    }
+
+    /// Sign every command, for hosts that take no others: those that start a runner of their own with an anchor, in place of a
+    /// shell, and with [`Self::trust`] any. Where a login gets a shell instead there is no session.
+    pub fn signer(mut self, signer: Arc<Signer>) -> Self {
+        self.signer = Some(signer);
+        self
+    }
+
+    /// Start runners that take only commands signed by one of these keys (64 hexadecimal digits each). That protects against
+    /// nobody who can log in, and so start another runner.
+    pub fn trust(mut self, keys: Vec<String>) -> Self {
+        self.trust = keys;
+        self
+    }
+
+    /// Take no runner that a host starts by itself unless it is one of [`Self::runners`], byte for byte.
+    pub fn known_runners_only(mut self, only: bool) -> Self {
+        self.known_only = only;
         self
     }
 

@@ -315,6 +315,10 @@ pub enum BootstrapProblem {
         /// What is wrong with it.
         reason: String,
     },
+    /// The host starts a runner of its own instead of a shell (sshd's ForceCommand), which was not asked for.
+    Installed,
+    /// The host starts a shell, and so a runner that would take unsigned commands too.
+    NotAnchored,
 }
 
 /// A directory that would not do for the runner.
@@ -420,6 +424,14 @@ impl fmt::Display for BootstrapProblem {
             Self::MissingProgram { what } => write!(f, "the host lacks {what}, which the start script needs"),
             Self::Damaged { reason } => write!(f, "the runner did not arrive whole: {reason}"),
             Self::NotStarted { reason } => write!(f, "the runner did not come up: {reason}"),
+            Self::Installed => f.write_str(
+                "the host starts a runner of its own instead of a shell (ForceCommand of sshd): it takes signed commands, by \
+                 --sign-with, or from `sortie sign` by way of `sortie pipe`",
+            ),
+            Self::NotAnchored => f.write_str(
+                "the commands were to be signed, but this login gets a shell, which asks nobody for a signature; \
+                 set the host up as docs/SECURITY.md says, or send a runner with --trust that takes signed ones only",
+            ),
             Self::Incompatible { reason } => {
                 write!(f, "what answered is no runner that we can use: {reason}")
             }

@@ -56,6 +56,7 @@ pub mod revoked_keys;
 pub mod runners;
 pub mod secret;
 pub mod session;
+pub mod signing;
 pub mod ssh_config;
 pub mod target;
 pub mod transport;

@@ -26,13 +26,29 @@ async fn play<F>(cache: bool, far_side: impl FnOnce(Far, String, String) -> F) -
 where
     F: Future<Output = ()>,
 {
-    let (transport, mut far) = fake();
-    let options = StartOptions {
+    play_with(StartOptions { cache, ..options() }, far_side).await
+}
+
+fn options() -> StartOptions {
+    StartOptions {
         flags: vec!["--ttl".into(), "600".into()],
-        cache,
+        cache: false,
         shell_timeout: Duration::from_secs(30),
         start_timeout: Duration::from_secs(60),
-    };
+        installed: Installed::Refused,
+        known_only: false,
+    }
+}
+
+async fn play_with<F>(
+    options: StartOptions,
+    far_side: impl FnOnce(Far, String, String) -> F,
+) -> Result<Started, Error>
+where
+    F: Future<Output = ()>,
+{
+    let (transport, mut far) = fake();
+    let cache = options.cache;
     let runners = runners();
     let start = start(&transport, &runners, &options, Bytes::from_static(b"early\n"), &Unobserved);
     let played = async {
@@ -139,12 +155,7 @@ async fn a_shell_that_refuses_is_named_with_what_it_printed() {
 #[tokio::test]
 async fn an_echo_of_the_command_line_is_not_taken_for_the_script() {
     let (transport, mut far) = fake();
-    let options = StartOptions {
-        flags: Vec::new(),
-        cache: false,
-        shell_timeout: Duration::from_secs(30),
-        start_timeout: Duration::from_secs(60),
-    };
+    let options = StartOptions { flags: Vec::new(), ..options() };
     let runners = runners();
     let start = start(&transport, &runners, &options, Bytes::new(), &Unobserved);
     let played = async {
@@ -287,4 +298,64 @@ async fn a_runner_that_dies_at_once_is_told_with_its_last_words() {
         problem.to_string().contains("exit status 101") && printed.contains("panicked"),
         "{problem} {printed}"
     );
+}
+
+/// What a host says that starts a runner by itself.
+fn installed(sha256: &str, signed: bool, nonce: &str) -> String {
+    format!(
+        "{{\"type\":\"READY\",\"data\":{{\"version\":\"1\",\"platform\":\"linux\",\"arch\":\"amd64\",\"pid\":7,\
+         \"capabilities\":{{\"exec\":true,\"signed\":{signed}}},\"session\":\"{0}\",\"nonce\":\"{nonce}\",\
+         \"sha256\":\"{sha256}\",\"protocol\":{{\"major\":1,\"minor\":2}}}}}}\n",
+        "0".repeat(32)
+    )
+}
+
+async fn meet(how: Installed, known_only: bool, says: String) -> Result<Started, Error> {
+    let options = StartOptions { installed: how, known_only, ..options() };
+    play_with(options, |mut far, _, _| async move {
+        far.say(format!("motd\n{says}{{\"rest\":1}}\n")).await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_runner_that_the_host_starts_by_itself_is_taken_where_that_is_asked_for() {
+    let nonce = "1".repeat(32);
+    for how in [Installed::Taken, Installed::Required] {
+        let started = meet(how, false, installed("abc", true, &nonce)).await.unwrap();
+        assert_eq!(started.ready.pid, 7);
+        assert_eq!(started.token, "", "there is no directory of it");
+        let mut decoder = started.decoder;
+        assert_eq!(decoder.next_line(), Some(Line::Frame(b"{\"rest\":1}")));
+    }
+    meet(Installed::Taken, true, installed(&digest(), true, &nonce)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_runner_that_the_host_starts_by_itself_is_refused_unless_it_is_what_was_asked_for() {
+    let nonce = "1".repeat(32);
+    let refused = meet(Installed::Refused, false, installed("abc", true, &nonce)).await;
+    assert_eq!(problem(refused).0, BootstrapProblem::Installed);
+    for (says, part) in [
+        (installed("abc", false, &nonce), "without an anchor"),
+        (installed("abc", true, ""), "no session and nonce"),
+        (installed("abc", true, &nonce).replace("\"major\":1", "\"major\":2"), "version 2.2"),
+    ] {
+        match problem(meet(Installed::Taken, false, says).await).0 {
+            BootstrapProblem::Incompatible { reason } => assert!(reason.contains(part), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let unknown = meet(Installed::Taken, true, installed("abc", true, &nonce)).await;
+    assert!(matches!(unknown, Err(Error::RunnerMismatch { .. })), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn a_shell_will_not_do_where_an_anchored_runner_must_be() {
+    let options = StartOptions { installed: Installed::Required, ..options() };
+    let result = play_with(options, |mut far, marker, _| async move {
+        far.say(format!("{marker} Linux x86_64 1 raw -\n")).await;
+        assert_eq!(far.line().await, None, "no runner is sent");
+    });
+    assert_eq!(problem(result.await).0, BootstrapProblem::NotAnchored);
 }

@@ -24,6 +24,8 @@ pub mod script;
 const NOISE: usize = 1024 * 1024;
 /// Longest line that the script prints.
 const SCRIPT_LINE: usize = 4096;
+/// Longest READY that is looked for before the marker.
+const READY_LINE: usize = 16 * 1024;
 /// How much of what was printed gets into an error, in bytes.
 const SHOWN: usize = 2048;
 /// How long the transport may take to tell how a program ended.
@@ -40,6 +42,22 @@ pub struct StartOptions {
     pub shell_timeout: Duration,
     /// For the upload and the start, up to READY.
     pub start_timeout: Duration,
+    /// Whether one that the host starts by itself will do.
+    pub installed: Installed,
+    /// Such a one must be one of ours too, byte for byte.
+    pub known_only: bool,
+}
+
+/// What is thought of a runner that the host starts by itself, under ForceCommand of sshd_config(5), in place of a shell. It
+/// is taken only if it takes nothing but signed commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Installed {
+    /// It is refused.
+    Refused,
+    /// It will do as well as one that is sent.
+    Taken,
+    /// Nothing else will do.
+    Required,
 }
 
 /// A runner that is up.
@@ -53,7 +71,7 @@ pub struct Started {
     pub decoder: FrameDecoder,
     /// The runner's streams.
     pub connection: Connection,
-    /// Names the runner's directory, `.sortie-<token>`.
+    /// Names the runner's directory, `.sortie-<token>`; empty for one that the host started by itself.
     pub token: String,
 }
 
@@ -122,6 +140,28 @@ struct Talk<'a> {
     tried: Vec<DirectoryTried>,
 }
 
+/// What comes first.
+enum Found {
+    Probe(Probe),
+    /// A runner that the host started instead of the script, and its line.
+    Ready(Box<Ready>, Vec<u8>),
+}
+
+/// A whole line that is a READY: it, its text, and where the rest begins.
+fn find_ready(seen: &[u8]) -> Option<(Box<Ready>, Vec<u8>, usize)> {
+    let mut begin = 0;
+    while let Some(length) = seen[begin..].iter().position(|&byte| byte == b'\n') {
+        let line = &seen[begin..begin + length];
+        begin += length + 1;
+        if line.starts_with(b"{")
+            && let Ok(RunnerMessage::Ready(ready)) = RunnerMessage::parse(line)
+        {
+            return Some((ready, line.to_vec(), begin));
+        }
+    }
+    None
+}
+
 /// The script's first line.
 #[derive(Debug, PartialEq, Eq)]
 struct Probe {
@@ -168,7 +208,18 @@ impl Talk<'_> {
                 ),
             }),
         };
-        let probe = self.or_abort(probe)?;
+        let probe = match self.or_abort(probe)? {
+            Found::Probe(_) if options.installed == Installed::Required => {
+                return self.or_abort(Err(self.bootstrap(BootstrapProblem::NotAnchored)));
+            }
+            Found::Probe(probe) => probe,
+            Found::Ready(ready, ready_line) => {
+                self.or_abort(self.check_installed(&ready, runners, options))?;
+                timer.done(1, "the host's own runner");
+                let Self { decoder, connection, .. } = self;
+                return Ok(Started { ready: *ready, ready_line, decoder, connection, token: String::new() });
+            }
+        };
         let chosen = self.or_abort(self.choose(runners, &probe))?;
         timer.done(1, &probe.machine);
 
@@ -207,8 +258,8 @@ impl Talk<'_> {
         result
     }
 
-    /// Reads up to the end of the line that begins with the marker, wherever in a line it stands.
-    async fn find_marker(&mut self) -> Result<Probe, Error> {
+    /// Reads up to the end of the line that begins with the marker, wherever in a line it stands, or of one that is a READY.
+    async fn find_marker(&mut self) -> Result<Found, Error> {
         let mut seen: Vec<u8> = Vec::new();
         let mut total = 0;
         loop {
@@ -223,7 +274,7 @@ impl Talk<'_> {
                 if let Some(end) = line.iter().position(|&b| b == b'\n') {
                     let text = String::from_utf8_lossy(&line[..end]).into_owned();
                     self.decoder.push(&line[end + 1..]);
-                    return Probe::parse(&text).ok_or_else(|| {
+                    return Probe::parse(&text).map(Found::Probe).ok_or_else(|| {
                         let reason = format!("it printed {:?}", printable(text.as_bytes(), 200));
                         self.bootstrap(BootstrapProblem::ShellRefused { reason })
                     });
@@ -232,9 +283,12 @@ impl Talk<'_> {
                     seen.drain(..at);
                     continue;
                 }
+            } else if let Some((ready, line, end)) = find_ready(&seen) {
+                self.decoder.push(&seen[end..]);
+                return Ok(Found::Ready(ready, line));
             } else {
-                // Only the end can still begin a marker; some more is kept for the error.
-                let excess = seen.len().saturating_sub(SHOWN + self.marker.len());
+                // Only the end can still begin a marker or a READY; some more is kept for the error.
+                let excess = seen.len().saturating_sub(READY_LINE + self.marker.len());
                 seen.drain(..excess);
             }
             if total > NOISE {
@@ -367,6 +421,42 @@ impl Talk<'_> {
                 found: printable(ready.sha256.as_bytes(), 100),
             });
         }
+        self.check_protocol(ready)
+    }
+
+    /// One that the host started by itself: which program it is, is the host's affair, unless only known ones will do; that
+    /// it takes nothing unsigned is what it was put there for.
+    fn check_installed(
+        &self,
+        ready: &Ready,
+        runners: &RunnerSet,
+        options: &StartOptions,
+    ) -> Result<(), Error> {
+        if options.installed == Installed::Refused {
+            return Err(self.bootstrap(BootstrapProblem::Installed));
+        }
+        let incompatible =
+            |reason: &str| Err(self.bootstrap(BootstrapProblem::Incompatible { reason: reason.into() }));
+        if ready.capabilities.get("signed") != Some(&true) {
+            return incompatible(
+                "the host starts it by itself, but without an anchor, so that it would take unsigned commands too",
+            );
+        }
+        let is_id = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_id(&ready.session) || !is_id(&ready.nonce) {
+            return incompatible("its READY has no session and nonce that a signature could be bound to");
+        }
+        if options.known_only && !runners.iter().any(|(_, runner)| runner.sha256() == ready.sha256) {
+            return Err(Error::RunnerMismatch {
+                host: self.host.to_owned(),
+                expected: "one of the runners that are vouched for".into(),
+                found: printable(ready.sha256.as_bytes(), 100),
+            });
+        }
+        self.check_protocol(ready)
+    }
+
+    fn check_protocol(&self, ready: &Ready) -> Result<(), Error> {
         let incompatible = |reason| Err(self.bootstrap(BootstrapProblem::Incompatible { reason }));
         match ready.protocol {
             Some(version) if version.major == PROTOCOL_MAJOR => Ok(()),

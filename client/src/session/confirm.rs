@@ -10,6 +10,7 @@ use sortie_protocol::{CommandType, ControllerMessage, ErrorCode};
 use super::Session;
 use crate::error::Error;
 use crate::observe::Observer;
+use crate::signing::Said;
 use crate::transport::{Launch, Transport};
 
 /// Whether the command asks for a confirmation.
@@ -51,6 +52,9 @@ impl Session {
     pub async fn confirm(&self, event: &Event) -> Result<(), Error> {
         let command_id = event.command_id.clone();
         match self.log_in_anew(event).await {
+            Ok(()) if self.shared.signer.is_some() => {
+                self.shared.send_signed(Said::Confirm(&command_id)).await
+            }
             Ok(()) => {
                 self.shared.send_small(&ControllerMessage::Confirm(Confirm { command_id }));
                 Ok(())
@@ -74,7 +78,9 @@ impl Session {
         };
         // What comes later than that comes too late.
         let limit = Duration::from_secs(number("seconds").unwrap_or(30).into());
-        let login = log_in(&*transport, &*self.shared.observer);
+        // A host that starts a runner by itself says READY to whoever is let in.
+        let said: &[u8] = if self.token.is_empty() { b"\"READY\"" } else { b"sortie-is-in" };
+        let login = log_in(&*transport, said, &*self.shared.observer);
         tokio::time::timeout(limit, login).await.unwrap_or_else(|_| {
             let message = format!("no new login within {} s", limit.as_secs());
             Err(self.command_error(ErrorCode::Timeout, message))
@@ -86,8 +92,8 @@ impl Session {
     }
 }
 
-/// Logs in and sees a shell run.
-async fn log_in(transport: &dyn Transport, observer: &dyn Observer) -> Result<(), Error> {
+/// Logs in and sees it say what a login does.
+async fn log_in(transport: &dyn Transport, said: &[u8], observer: &dyn Observer) -> Result<(), Error> {
     // What the shell says is nowhere in the line as it stands, so that an echo of it is no answer.
     const SAY: &str = "echo $0-$1";
     let launch = Launch {
@@ -100,7 +106,7 @@ async fn log_in(transport: &dyn Transport, observer: &dyn Observer) -> Result<()
         seen.extend_from_slice(&chunk);
         let excess = seen.len().saturating_sub(64 * 1024);
         seen.drain(..excess);
-        if seen.windows(12).any(|window| window == b"sortie-is-in") {
+        if seen.windows(said.len()).any(|window| window == said) {
             return Ok(());
         }
     }

@@ -19,10 +19,12 @@ use crate::bootstrap::Started;
 use crate::client::Client;
 use crate::error::Error;
 use crate::observe::{Step, StepTimer};
+use crate::signing::Said;
 use crate::transport::{ExitStatus, Transport};
 
 mod confirm;
 mod running;
+mod signed;
 mod state;
 mod tasks;
 
@@ -90,6 +92,8 @@ pub struct Opening {
     shared: Arc<Shared>,
     outgoing: mpsc::UnboundedReceiver<Outgoing>,
     early: Vec<u8>,
+    /// What can only be signed once the runner has said READY.
+    to_sign: Vec<CommandMessage>,
     window: u64,
 }
 
@@ -97,9 +101,9 @@ impl Opening {
     pub(crate) fn new(client: Client, transport: Arc<dyn Transport>) -> Self {
         let host = transport.host().to_owned();
         let audit = client.audit().map(|log| SessionAudit::new(log.clone(), &host));
-        let (shared, outgoing) = Shared::new(host, client.observer(), audit);
+        let (shared, outgoing) = Shared::new(host, client.observer(), audit, client.signer().cloned());
         let window = client.window();
-        Self { client, transport, shared, outgoing, early: Vec::new(), window }
+        Self { client, transport, shared, outgoing, early: Vec::new(), to_sign: Vec::new(), window }
     }
 
     /// The host, as its user named it.
@@ -154,18 +158,24 @@ impl Opening {
         wants_input: bool,
         sensitive: bool,
     ) -> Result<Running<R>, Error> {
-        let line = encode(&self.shared, message)?;
+        let line = if self.shared.signer.is_none() { encode(&self.shared, message)? } else { Bytes::new() };
         self.shared.add_command(&message.id, message.window, wants_input)?;
         if let Some(audit) = &self.shared.audit {
             audit.early(message, sensitive);
         }
-        self.early.extend_from_slice(&line);
+        if self.shared.signer.is_none() {
+            self.early.extend_from_slice(&line);
+        } else if wants_input {
+            self.shared.collect(message.clone());
+        } else {
+            self.to_sign.push(message.clone());
+        }
         Ok(Running::new(message.id.clone(), Arc::clone(&self.shared), message.window))
     }
 
     /// Nothing but what was started so far will be asked: the runner ends when that is done.
     pub fn shutdown(&mut self) {
-        if self.shared.set_closing() {
+        if self.shared.set_closing() && self.shared.signer.is_none() {
             let line = self.shared.encode(&ControllerMessage::Shutdown(Shutdown { grace: None }));
             self.early.extend_from_slice(&line);
         }
@@ -177,8 +187,13 @@ impl Opening {
     /// Why there is no session; the commands that were started end with the same.
     pub async fn connect(mut self) -> Result<Session, Error> {
         let early = std::mem::take(&mut self.early).into();
+        let to_sign = std::mem::take(&mut self.to_sign);
         match self.start_runner(early).await {
-            Ok(started) => Ok(self.into_session(started)),
+            Ok(started) => {
+                let session = self.into_session(started);
+                session.sign_early(&to_sign).await;
+                Ok(session)
+            }
             Err(error) => {
                 self.shared.fail(&error);
                 Err(error)
@@ -236,6 +251,21 @@ impl Farewell {
 }
 
 impl Session {
+    /// Sends what was started before there was a READY to sign it for.
+    async fn sign_early(&self, commands: &[CommandMessage]) {
+        if self.shared.signer.is_none() {
+            return;
+        }
+        for command in commands {
+            if let Err(error) = self.shared.send_signed(Said::Command(command, None)).await {
+                self.shared.fail_command(&command.id, error);
+            }
+        }
+        if self.shared.is_closing() {
+            self.shared.shut_down_when_sent();
+        }
+    }
+
     /// The host, as its user named it.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -323,7 +353,7 @@ impl Session {
         wants_input: bool,
         sensitive: bool,
     ) -> Result<Running<R>, Error> {
-        let line = encode(&self.shared, message)?;
+        let line = if self.shared.signer.is_none() { encode(&self.shared, message)? } else { Bytes::new() };
         self.shared.add_command(&message.id, message.window, wants_input)?;
         // Held from here on: were this future dropped, the command would be cancelled.
         let running = Running::new(message.id.clone(), Arc::clone(&self.shared), message.window);
@@ -334,7 +364,18 @@ impl Session {
             self.shared.forget(&message.id);
             return Err(error);
         }
-        self.shared.send_bulk(line).await?;
+        let sent = if self.shared.signer.is_none() {
+            self.shared.send_bulk(line).await
+        } else if wants_input {
+            self.shared.collect(message.clone());
+            Ok(())
+        } else {
+            self.shared.send_signed(Said::Command(message, None)).await
+        };
+        if let Err(error) = sent {
+            self.shared.forget(&message.id);
+            return Err(error);
+        }
         Ok(running)
     }
 
@@ -365,7 +406,7 @@ impl Session {
     #[cfg(feature = "apply")]
     pub(crate) fn expect_no_more(&self) {
         if self.shared.set_closing() {
-            self.shared.send_small(&ControllerMessage::Shutdown(Shutdown { grace: None }));
+            self.shared.shut_down_when_sent();
         }
     }
 
@@ -390,7 +431,9 @@ impl Session {
     /// The connection is gone and the runner may not be: if that can be done without asking anybody, log in once more,
     /// look, and end what is left.
     async fn look_after(&self, error: Error) -> Error {
-        let (Error::Lost { pid: Some(pid), .. }, true) = (&error, self.transport.unattended()) else {
+        // Where the host starts a runner by itself another login gets no shell to look with.
+        let can_look = self.transport.unattended() && !self.token.is_empty();
+        let (Error::Lost { pid: Some(pid), .. }, true) = (&error, can_look) else {
             return error;
         };
         let left = Left { pid: *pid, token: &self.token, sha256: &self.ready().sha256 };
@@ -454,7 +497,11 @@ fn wants_input(params: &RawValue) -> bool {
 }
 
 fn encode(shared: &Shared, message: &CommandMessage) -> Result<Bytes, Error> {
-    let line = shared.encode(&ControllerMessage::Command(Box::new(message.clone())));
+    within_frame(shared, shared.encode(&ControllerMessage::Command(Box::new(message.clone()))))
+}
+
+/// The line, if it is none that the runner would drop.
+fn within_frame(shared: &Shared, line: Bytes) -> Result<Bytes, Error> {
     if line.len() > FRAME_LIMIT {
         return Err(Error::Config {
             host: shared.host.clone(),

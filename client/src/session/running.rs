@@ -9,8 +9,10 @@ use serde_json::value::RawValue;
 use sortie_protocol::message::{Cancel, Credit, Done, Event, Input};
 use sortie_protocol::{ControllerMessage, Stream, text};
 
+use super::signed::Collected;
 use super::state::{News, Outcome, Shared, output_len};
 use crate::error::Error;
+use crate::signing::Said;
 
 /// Most bytes of input in one frame.
 const INPUT_CHUNK: usize = 64 * 1024;
@@ -158,6 +160,9 @@ pub struct Canceller {
 impl Canceller {
     /// See [`Running::cancel`]. Does nothing once the command has ended.
     pub fn cancel(&self, grace: Option<u64>) {
+        if self.shared.cancel_collected(&self.id) {
+            return;
+        }
         let cancel = Cancel { command_id: self.id.clone(), grace };
         self.shared.send_small(&ControllerMessage::Cancel(cancel));
     }
@@ -173,11 +178,14 @@ pub struct InputWriter {
 impl InputWriter {
     /// Sends all of `data`, as the command takes it. Returns `false` when the command has ended before that.
     ///
-    /// Not cancel safe: a part may have been sent.
+    /// Not cancel safe: a part may have been sent. In a session of signed commands it is only collected, up to 6 MiB.
     ///
     /// # Errors
-    /// Why the session is over.
+    /// Why the session is over, or that it is more than can be signed.
     pub async fn write(&self, data: &[u8]) -> Result<bool, Error> {
+        if let Some(collected) = self.shared.collect_input(&self.id, data) {
+            return collected.map(|()| true);
+        }
         let mut rest = data;
         while !rest.is_empty() {
             let taken = self.shared.take_input_credit(&self.id, rest.len().min(INPUT_CHUNK)).await?;
@@ -191,11 +199,20 @@ impl InputWriter {
         Ok(true)
     }
 
-    /// Ends the input.
+    /// Ends the input. In a session of signed commands this is when the command and all of its input are signed and sent.
     ///
     /// # Errors
-    /// Why the session is over.
+    /// Why the session is over, or nothing was signed.
     pub async fn finish(self) -> Result<(), Error> {
+        if let Some(Collected { message, input }) = self.shared.take_collected(&self.id) {
+            let sent = self.shared.send_signed(Said::Command(&message, Some(&input))).await;
+            self.shared.collected_is_sent();
+            if let Err(error) = sent {
+                self.shared.fail_command(&self.id, error.clone());
+                return Err(error);
+            }
+            self.write(&input).await?;
+        }
         self.send(&[], true).await
     }
 

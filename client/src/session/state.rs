@@ -13,10 +13,12 @@ use sortie_protocol::signed::Statement;
 use sortie_protocol::{ControllerMessage, Encoding, Stream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use super::signed::Collected;
 use crate::audit::{SessionAudit, now};
 use crate::error::Error;
 use crate::observe::{Direction, FrameTrace, Observer, Step};
 use crate::redact;
+use crate::signing::Signer;
 use crate::transport::Ended;
 
 /// Events without output that may wait for a consumer, for each command; more are dropped and counted.
@@ -42,7 +44,7 @@ pub(super) struct Finish {
 
 /// A command under way.
 #[derive(Default)]
-struct Command {
+pub(super) struct Command {
     events: VecDeque<Event>,
     /// Output bytes that were sent and not yet acknowledged, and the most that may be.
     unacknowledged: u64,
@@ -53,6 +55,8 @@ struct Command {
     outcome: Option<Outcome>,
     wants_input: bool,
     input_credit: u64,
+    /// Not sent yet: its input is signed with it.
+    pub(super) collected: Option<Collected>,
 }
 
 /// One queue's worth of news for whoever holds a command.
@@ -70,19 +74,25 @@ pub(super) enum Outgoing {
 }
 
 #[derive(Default)]
-struct State {
-    commands: HashMap<String, Command>,
+pub(super) struct State {
+    pub(super) commands: HashMap<String, Command>,
     exit: Option<Exit>,
     /// Set once; nothing is sent or started afterwards.
     failed: Option<Error>,
     /// SHUTDOWN was sent: commands are accepted no more.
     closing: bool,
+    /// Commands that are kept back.
+    pub(super) unsent: usize,
+    /// SHUTDOWN is to follow the last of them.
+    pub(super) shutdown_when_sent: bool,
 }
 
 pub(super) struct Shared {
     pub(super) host: String,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) audit: Option<Arc<SessionAudit>>,
+    /// Who signs every command, where that is asked for.
+    pub(super) signer: Option<Arc<Signer>>,
     trace: bool,
     ready: OnceLock<Ready>,
     state: Mutex<State>,
@@ -100,6 +110,7 @@ impl Shared {
         host: String,
         observer: Arc<dyn Observer>,
         audit: Option<Arc<SessionAudit>>,
+        signer: Option<Arc<Signer>>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Outgoing>) {
         let (outgoing, receiver) = mpsc::unbounded_channel();
         let shared = Self {
@@ -107,6 +118,7 @@ impl Shared {
             trace: observer.wants_frames(),
             observer,
             audit,
+            signer,
             ready: OnceLock::new(),
             state: Mutex::default(),
             news: Notify::new(),
@@ -118,7 +130,7 @@ impl Shared {
         (Arc::new(shared), receiver)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -174,11 +186,42 @@ impl Shared {
 
     /// Forgets a command that nobody waits for. Says whether it was still running.
     pub(super) fn forget(&self, id: &str) -> bool {
-        self.state().commands.remove(id).is_some_and(|command| command.outcome.is_none())
+        let forgotten = self.state().commands.remove(id);
+        if forgotten.as_ref().is_some_and(|command| command.collected.is_some()) {
+            self.collected_is_sent();
+            return false;
+        }
+        forgotten.is_some_and(|command| command.outcome.is_none())
+    }
+
+    /// Waits until there is a runner.
+    pub(super) async fn up(&self) -> Result<(), Error> {
+        loop {
+            let notified = self.news.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if let Some(error) = &self.state().failed {
+                return Err(error.clone());
+            }
+            if self.ready().is_some() {
+                return Ok(());
+            }
+            notified.await;
+        }
+    }
+
+    /// Ends one command for a reason of this side's.
+    pub(super) fn fail_command(&self, id: &str, error: Error) {
+        self.tell_outcome(id, Err(error));
+        self.news.notify_waiters();
     }
 
     pub(super) fn set_closing(&self) -> bool {
         !std::mem::replace(&mut self.state().closing, true)
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.state().closing
     }
 
     pub(super) fn exit(&self) -> Option<Exit> {

@@ -32,6 +32,7 @@ pub use command::Command;
 pub use local::Local;
 pub use openssh::OpenSsh;
 pub use ssh::Ssh;
+pub(crate) use ssh_keys::KeyFile;
 pub use ssh_options::{Route, SshOptions, SshSettings};
 
 /// Chunks of output that may wait between a transport and the session; each is at most 64 KiB.

@@ -87,10 +87,10 @@ fn is_accepted(list: Option<&str>, name: &str) -> bool {
 }
 
 /// A key file as found.
-pub(super) struct KeyFile {
+pub(crate) struct KeyFile {
     pub(super) path: PathBuf,
     /// Its public half, where it is known without a passphrase.
-    pub(super) public: Option<PublicKey>,
+    pub(crate) public: Option<PublicKey>,
     /// That of `FILE-cert.pub`, or of the file itself.
     pub(super) certificate: Option<Box<Certificate>>,
     private: Stored,
@@ -105,6 +105,15 @@ enum Stored {
 }
 
 impl KeyFile {
+    /// A file that somebody named.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) fn named(file: &Path) -> Result<Self, String> {
+        let identity = Identity { file: file.to_owned(), explicit: true };
+        Self::read(&identity)?.ok_or_else(|| "there is no such file".to_owned())
+    }
+
     /// `None` where nobody named the file and it is not there.
     ///
     /// # Errors
@@ -158,7 +167,7 @@ impl KeyFile {
     }
 
     /// Why this file's key cannot sign here whatever is typed, where that is so.
-    pub(super) fn elsewhere(&self) -> Option<&'static str> {
+    pub(crate) fn elsewhere(&self) -> Option<&'static str> {
         match self.private {
             Stored::Elsewhere(why) => Some(why),
             Stored::Open(_) | Stored::Encrypted(_) => None,
@@ -166,7 +175,7 @@ impl KeyFile {
     }
 
     /// The private key; asks for the passphrase the first time. `asked` is set when somebody was.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &mut self,
         secrets: &dyn Secrets,
         asked: &mut bool,
