@@ -107,7 +107,8 @@ impl Client {
         let started = match &audit {
             Some(audit) => {
                 audit.begin(transport.way()).await?;
-                let result = self.start_with(&audit.watch(transport), flags, Bytes::new(), Installed::Taken).await;
+                let result =
+                    self.start_with(&audit.watch(transport), flags, Bytes::new(), Installed::Taken).await;
                 audit.reached(result).await?
             }
             None => self.start_with(transport, flags, Bytes::new(), Installed::Taken).await?,

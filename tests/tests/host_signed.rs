@@ -157,17 +157,10 @@ async fn an_anchor_that_others_can_change_is_none() -> Result<()> {
     require_root!();
     require_programs!("sshd");
     let desk = Desk::new()?;
-    let line = desk.key.public_openssh()?;
-    for (anchors, mode, part) in [
-        (line.as_str(), 0o666, "can be written by others than root"),
-        (line.as_str(), 0o664, "can be written by others than root"),
-        ("", 0o644, "there is no key in it"),
-        ("ssh-rsa AAAA", 0o644, "line 1: expected ssh-ed25519"),
-    ] {
-        let host = anchored(anchors, mode)?.start()?;
-        let refused = signed(&host, "exec", &desk.file).args(["--", "touch", "/tmp/ran"]).run().await?;
-        refused.ended_with(255).says(&[part]);
-    }
+    // Whatever else can be wrong with it is shown beside the code that looks, `runner/src/anchor.rs`.
+    let host = anchored(&desk.key.public_openssh()?, 0o664)?.start()?;
+    let refused = signed(&host, "exec", &desk.file).args(["--", "touch", "/tmp/ran"]).run().await?;
+    refused.ended_with(255).says(&[ANCHORS, "can be written by others than root"]);
     Ok(())
 }
 
@@ -257,7 +250,7 @@ async fn one_party_signs_and_another_carries() -> Result<()> {
         let frame = carrier.answer().await?;
         match frame["type"].as_str() {
             Some("DONE") => {
-                outputs.push(frame["data"]["result"]["stdout"].as_str().unwrap_or_default().to_owned())
+                outputs.push(frame["data"]["result"]["stdout"].as_str().unwrap_or_default().to_owned());
             }
             Some("CREDIT") => {}
             _ => anyhow::bail!("{frame}"),

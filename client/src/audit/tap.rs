@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sortie_protocol::message::CommandMessage;
+use sortie_protocol::signed::Statement;
 use sortie_protocol::{ControllerMessage, FRAME_LIMIT, RunnerMessage};
 use tokio::sync::mpsc;
 
@@ -116,8 +118,7 @@ impl Inward {
         let bytes = match piece {
             Piece::Part(bytes) => bytes,
             Piece::Line(line) => {
-                // By the runner's own parser: what it takes for a command is one here, and nothing else.
-                if let Ok(ControllerMessage::Command(command)) = ControllerMessage::parse(frame(&line))
+                if let Some(command) = command_of(frame(&line))
                     && let Err(error) = self.audit.command(&command, false).await
                 {
                     self.observer.warning(&error.to_string());
@@ -128,6 +129,15 @@ impl Inward {
             }
         };
         self.input.send(bytes.into()).await.is_ok()
+    }
+}
+
+/// By the runner's own parsers: what it takes for a command is one here, signed or not, and nothing else.
+fn command_of(line: &[u8]) -> Option<Box<CommandMessage>> {
+    match ControllerMessage::parse(line).ok()? {
+        ControllerMessage::Command(command) => Some(command),
+        ControllerMessage::Signed(signed) => Statement::parse(&signed.text).ok()?.command,
+        _ => None,
     }
 }
 
@@ -218,6 +228,19 @@ fn frame(line: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signed_command_is_a_command() {
+        let vectors = include_str!("../../../protocol/vectors/controller.ndjson");
+        let ids: Vec<_> = vectors
+            .lines()
+            .filter(|line| {
+                line.starts_with("{\"type\":\"SIGNED\"") || line.starts_with("{\"type\":\"CANCEL\"")
+            })
+            .map(|line| command_of(line.as_bytes()).map(|command| command.id))
+            .collect();
+        assert_eq!(ids, [None, None, Some("cmd-1".to_owned())]);
+    }
 
     #[test]
     fn no_byte_is_lost_or_moved_however_they_come() {
