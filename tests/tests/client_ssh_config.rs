@@ -105,9 +105,10 @@ fn judge(config: &Path, text: &str, host: &str, defaults: &Answer) -> Result<Str
     let ours = parsed(config, &target, &settings)?;
     let theirs = ssh_g(config, &target)?;
     let same = |found: &HostConfig, answer: &Answer| -> Result<usize> {
-        let options = SshOptions::resolve(&target, &settings).ok();
+        let ssh_program = Some("ssh".into());
+        let options = SshOptions::resolve(&target, &SshSettings { ssh_program, ..settings.clone() })?;
         let local_user = settings.local_user.as_deref().unwrap_or_default();
-        let compared = effective(found, options.as_ref(), &target, local_user, defaults);
+        let compared = effective(found, &options, &target, local_user, defaults);
         for (keyword, values) in &compared {
             let told = answer.get(keyword).map(Vec::as_slice).unwrap_or_default();
             ensure!(values == told, "{keyword} is {values:?} for us and {told:?} for ssh");

@@ -24,8 +24,8 @@ pub use crate::place::Place;
 pub use file::{ConfigFile, ConfigSource};
 pub use host_config::{AddressFamily, HostConfig, HostKeyPolicy, Proxy};
 pub(crate) use tokens::{Expand, Tokens};
-pub(crate) use world::own_user;
 pub use world::{ThisMachine, World};
+pub(crate) use world::{interface_addresses, own_user};
 
 use self::reader::Reader;
 use self::trouble::Trouble;

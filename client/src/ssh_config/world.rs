@@ -45,6 +45,25 @@ pub(crate) fn own_user() -> Option<User> {
     User::from_uid(Uid::current()).ok().flatten()
 }
 
+/// The interfaces that are up, each with one of its addresses.
+fn up() -> io::Result<impl Iterator<Item = (String, IpAddr)>> {
+    let up = nix::net::if_::InterfaceFlags::IFF_UP;
+    let interfaces = nix::ifaddrs::getifaddrs()?.filter(move |interface| interface.flags.contains(up));
+    Ok(interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let four = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        let any = four.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))?;
+        Some((interface.interface_name, any))
+    }))
+}
+
+/// The addresses of an interface that connections can come from: those of the link alone would need its number.
+pub(crate) fn interface_addresses(name: &str) -> io::Result<Vec<IpAddr>> {
+    let of_link = |address: &IpAddr| matches!(address, IpAddr::V6(six) if six.is_unicast_link_local());
+    let own = up()?.filter(|(interface, _)| interface == name).map(|(_, address)| address);
+    Ok(own.filter(|address| !of_link(address)).collect())
+}
+
 /// Waits for a program, and ends it after [`COMMAND_LIMIT`]. It looks again and again: the standard library waits without
 /// a limit only, and what could do better differs from system to system.
 pub(super) fn wait(child: &mut Child) -> io::Result<ExitStatus> {
@@ -110,15 +129,7 @@ impl World for ThisMachine {
     }
 
     fn addresses(&self) -> io::Result<Vec<IpAddr>> {
-        let up = nix::net::if_::InterfaceFlags::IFF_UP;
-        let interfaces = nix::ifaddrs::getifaddrs()?.filter(|interface| interface.flags.contains(up));
-        Ok(interfaces
-            .filter_map(|interface| {
-                let address = interface.address?;
-                let four = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-                four.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
-            })
-            .collect())
+        Ok(up()?.map(|(_, address)| address).collect())
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::ssh_options::SshOptions;
 use crate::error::{Error, printable};
 use crate::observe::{Observer, Step, StepTimer};
-use crate::ssh_config::AddressFamily;
+use crate::ssh_config::{AddressFamily, interface_addresses};
 
 /// How long an address is waited for before the next one is tried as well (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -43,9 +43,20 @@ pub(super) async fn connect(
     if addresses.is_empty() {
         return Err(no_address(address, &"none of the family that AddressFamily asks for"));
     }
-    let from: Vec<IpAddr> = match &options.bind_address {
-        None => Vec::new(),
-        Some(name) => {
+    // As in ssh(1), an address that is named comes before an interface.
+    let from: Vec<IpAddr> = match (&options.bind_address, &options.bind_interface) {
+        (None, None) => Vec::new(),
+        (None, Some(interface)) => {
+            let found = interface_addresses(interface).map_err(|error| no_address(interface, &error))?;
+            if found.is_empty() {
+                return Err(no_address(
+                    interface,
+                    &"BindInterface names no interface that is up and has one",
+                ));
+            }
+            found
+        }
+        (Some(name), _) => {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await;
             found.map_err(|error| no_address(name, &error))?.map(|address| address.ip()).collect()
         }
@@ -349,6 +360,19 @@ mod tests {
     async fn only_addresses_of_the_wanted_family_are_tried() {
         let error = refused(&options("127.0.0.1", |o| o.address_family = AddressFamily::Inet6), 22).await;
         assert!(error.to_string().contains("AddressFamily") && error.step() == Step::Resolve, "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_comes_from_the_interface_it_is_bound_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let loopback = if cfg!(target_os = "linux") { "lo" } else { "lo0" };
+        let bound = options("127.0.0.1", |o| o.bind_interface = Some(loopback.into()));
+        let _stream = connect(&bound, port, &Unobserved).await.unwrap();
+        assert!(listener.accept().await.unwrap().1.ip().is_loopback());
+        let missing = options("127.0.0.1", |o| o.bind_interface = Some("no-such-interface".into()));
+        let error = refused(&missing, port).await;
+        assert!(error.to_string().contains("no-such-interface"), "{error}");
     }
 
     #[tokio::test]

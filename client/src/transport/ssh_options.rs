@@ -205,9 +205,6 @@ const SERVER_ALIVE: (Duration, u32) = (Duration::from_secs(30), 3);
 /// The least that ssh(1) accepts by itself.
 const REQUIRED_RSA_SIZE: u32 = 1024;
 
-/// Keywords that are read and not yet acted upon: refused by name wherever they say anything.
-const NOT_OBEYED_YET: &[&str] = &["bindinterface"];
-
 /// Tried where nobody names a key file, best first.
 const DEFAULT_IDENTITIES: &[&str] = &["id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa"];
 
@@ -279,7 +276,6 @@ impl SshOptions {
         config: HostConfig,
         world: &dyn World,
     ) -> Result<(Self, Proxy), String> {
-        refuse_what_is_not_obeyed_yet(&config)?;
         let address = config.host_name.unwrap_or_else(|| target.host().to_owned());
         let port = config.port.unwrap_or(22);
         let user = config
@@ -416,22 +412,6 @@ impl SshOptions {
         };
         Ok((options, proxy))
     }
-}
-
-fn refuse_what_is_not_obeyed_yet(config: &HostConfig) -> Result<(), String> {
-    let harmless = |name: &str| match name {
-        "revokedhostkeys" => config.revoked_host_keys.as_ref().is_some_and(Vec::is_empty),
-        _ => false,
-    };
-    for name in NOT_OBEYED_YET {
-        if let Some(place) = config.places.get(name).filter(|_| !harmless(name)) {
-            return Err(format!(
-                "{place}: {name} is not supported yet and would change where or how it connects; take it out for this \
-                 host, or use another file (-F)"
-            ));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -61,13 +61,6 @@ fn paths_that_cannot_be_expanded_are_refused() {
     }
 }
 
-#[test]
-fn what_is_not_obeyed_yet_is_refused_by_its_place() {
-    let error = resolve("h", "\nBindInterface lo\n", |_| ()).err().unwrap().to_string();
-    assert!(error.contains("line 2"), "{error}");
-    assert!(resolve("h", "AddressFamily any", |_| ()).is_ok());
-}
-
 fn hop(options: &SshOptions) -> &SshOptions {
     match &options.route {
         Route::Through(hop) => hop,

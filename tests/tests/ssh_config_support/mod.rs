@@ -35,7 +35,7 @@ pub(crate) fn ssh_g(config: &Path, target: &Target) -> Result<Result<Answer, Str
 /// What was found, in the words of `ssh -G`. Where nothing was found it is ssh's default.
 pub(crate) fn effective(
     found: &HostConfig,
-    options: Option<&SshOptions>,
+    options: &SshOptions,
     target: &Target,
     local_user: &str,
     defaults: &Answer,
@@ -118,9 +118,7 @@ pub(crate) fn effective(
         |list: &[String], keyword: &str| if list.is_empty() { default(keyword) } else { list.to_vec() };
     told.insert("identityfile".into(), several(&found.identity_files, "identityfile"));
     told.insert("certificatefile".into(), several(&found.certificate_files, "certificatefile"));
-    if let Some(options) = options {
-        told.extend(expanded(found, options, defaults));
-    }
+    told.extend(expanded(found, options, defaults));
     told
 }
 
