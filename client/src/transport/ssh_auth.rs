@@ -145,17 +145,23 @@ impl<'a> Login<'a> {
             candidates = self.candidates().await;
             means.candidates = (0..candidates.len()).collect();
         }
-        if methods.first() != Some(&MethodKind::PublicKey) || means.candidates.is_empty() {
-            // Nobody is asked for anything before the server has said that it would take it.
-            let result = self.handle.authenticate_none(&self.options.user).await;
-            if let Outcome::In = self.judge(1, "none", result.map_err(|e| e.to_string())) {
-                return Some("none".into());
-            }
+        let mut asked_none = methods.first() != Some(&MethodKind::PublicKey) || means.candidates.is_empty();
+        if asked_none && self.try_none().await {
+            return Some("none".into());
         }
         let mut right = Vec::new();
         loop {
             let next = methods.iter().find(|method| self.goes_on(**method) && means.left(**method));
-            let method = match next? {
+            let next = *next?;
+            if next != MethodKind::PublicKey && !asked_none && self.allowed.is_none() {
+                // No key could even be shown, so it is still not known what the server would take.
+                asked_none = true;
+                if self.try_none().await {
+                    return Some("none".into());
+                }
+                continue;
+            }
+            let method = match next {
                 MethodKind::PublicKey => {
                     let number = means.candidates.pop_front()?;
                     let method = self.try_candidate(candidates[number].clone()).await;
@@ -186,6 +192,12 @@ impl<'a> Login<'a> {
                 means.candidates = (0..candidates.len()).filter(|number| !right.contains(number)).collect();
             }
         }
+    }
+
+    /// Asks what the server would take; whether it wants nothing at all. Nobody is asked for anything before.
+    async fn try_none(&mut self) -> bool {
+        let result = self.handle.authenticate_none(&self.options.user).await;
+        matches!(self.judge(1, "none", result.map_err(|error| error.to_string())), Outcome::In)
     }
 
     fn goes_on(&self, method: MethodKind) -> bool {
