@@ -85,6 +85,7 @@ fn start(options: options::Options) -> u8 {
         }
     };
     facts::hold_own_file();
+    sys::process::keep_memory_to_ourselves();
     let self_deleted = !options.keep && delete_self(options.directory.as_deref());
     let served = match guardian::split() {
         Ok(guardian::Half::Guardian(status)) => Ok(status),

@@ -37,6 +37,13 @@ pub(crate) fn die_with_parent(parent: i32) -> io::Result<bool> {
     Ok(nix::unistd::getppid().as_raw() == parent)
 }
 
+/// No core dump of this process and those that it forks, and nobody but root looks into their memory: there are passwords
+/// in it. A program that one of them becomes is as it would be otherwise (prctl(2), PR_SET_DUMPABLE).
+pub(crate) fn keep_memory_to_ourselves() {
+    // Where the kernel will not, nothing is lost but this.
+    let _ = prctl::set_dumpable(false);
+}
+
 /// The name that ps(1) shows for this thread, at most 15 bytes.
 pub(crate) fn set_name(name: &std::ffi::CStr) {
     let _ = prctl::set_name(name);

@@ -1,5 +1,7 @@
 //! What the suite of becoming another user tries and looks at: hosts with accounts, and commands as somebody else.
 
+#![allow(dead_code, unused_imports, reason = "each suite uses its own part of this")]
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
