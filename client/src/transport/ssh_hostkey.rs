@@ -375,4 +375,30 @@ mod tests {
         }
         assert!(as_agreed("ssh-ed25519", "ssh-ed25519", b"").is_err(), "no signature is none");
     }
+
+    /// A host's certificate for "web1" that ssh-keygen made.
+    const CERTIFICATE: &str = "AAAAIHNzaC1lZDI1NTE5LWNlcnQtdjAxQG9wZW5zc2guY29tAAAAID8xpMBS/74FUQYYlp+R22VTR8ZBE2wCxXoorL\
+         AqWdH5AAAAINWriJdAaZc47UFALq8ez557EDrHe2XezipmkXSsFxZZAAAAAAAAAAAAAAACAAAACXdlYjEtMjAyNgAA\
+         AAgAAAAEd2ViMQAAAAAAAAAA//////////8AAAAAAAAAAAAAAAAAAAAzAAAAC3NzaC1lZDI1NTE5AAAAIECGx8kL3/\
+         CElc6HR78v1jyay7WVAXiuPwHDQzppc3cPAAAAUwAAAAtzc2gtZWQyNTUxOQAAAEBs6nAvAJCFShXcDJ9Knxfr0Vr5\
+         5CG/AWgSxCgoaSbcAz6OZeJwX8YIi5eYhR+c+EnCQpsZlf5fWjq1IWio2ZQC";
+
+    #[test]
+    fn a_certificate_that_was_changed_anywhere_is_not_believed() {
+        use base64::Engine as _;
+        let good = base64::engine::general_purpose::STANDARD.decode(CERTIFICATE).unwrap();
+        let read = |blob: &[u8]| read_certificate(&Certificate::from_bytes(blob).ok()?).ok();
+        assert_eq!(read(&good).unwrap().unwrap().principals, ["web1"]);
+        let mut forged = 0;
+        for at in 0..good.len() {
+            let mut changed = good.clone();
+            changed[at] ^= 1;
+            // Some changes leave nothing that could be read as a certificate at all.
+            if let Some(told) = read(&changed) {
+                assert_eq!(told, Err(CertificateProblem::Forged), "byte {at}");
+                forged += 1;
+            }
+        }
+        assert!(forged > 100, "{forged}");
+    }
 }
