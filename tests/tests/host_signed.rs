@@ -165,6 +165,25 @@ async fn an_anchor_that_others_can_change_is_none() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_login_that_is_trusted_with_nothing_gets_root_s_runner_by_sudo() -> Result<()> {
+    require_root!();
+    require_programs!("sshd", "sudo");
+    let desk = Desk::new()?;
+    let line = format!("{RUNNER} --anchor {ANCHORS} --lease 60 --concurrency 8");
+    let host = Sshd::builder()
+        .file(RUNNER, 0o755, std::fs::read(runner::binary()?)?)
+        .file(ANCHORS, 0o644, desk.key.public_openssh()?)
+        .file("/etc/sudoers.d/sortie-anchor", 0o440, format!("ALL ALL=(root) NOPASSWD: {line}\n"))
+        .config_line(&format!("ForceCommand sudo -n {line}"))
+        .start()?;
+    let said = signed(&host, "exec", &desk.file).args(["--", "id", "-u"]).run().await?;
+    assert_eq!(said.fine().text(), "0\n");
+    let unsigned = on(host.access(), "exec").args(["--", "id", "-u"]).run().await?;
+    unsigned.ended_with(255).says(&["starts a runner of its own"]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn only_a_runner_that_is_vouched_for_will_do_where_that_is_asked_for() -> Result<()> {
     require_root!();
     require_programs!("sshd", "ssh-keygen");

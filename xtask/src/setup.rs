@@ -36,12 +36,13 @@ const fn program(name: &'static str, package: &'static str) -> Program {
     Program { name, package }
 }
 
-const TEST_PROGRAMS: [Program; 21] = [
+const TEST_PROGRAMS: [Program; 22] = [
     program("sshd", "openssh-server"),
     program("ssh", "openssh-client"),
     program("ssh-keygen", "openssh-client"),
     program("ssh-agent", "openssh-client"),
     program("ssh-add", "openssh-client"),
+    program("sudo", "sudo"),
     program("bash", "bash"),
     program("dash", "dash"),
     program("tcsh", "tcsh"),
