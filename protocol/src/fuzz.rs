@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::command::{CommandSpec, CommandVisitor};
 use crate::passing::{Passing, UseSudo, tells_of_failure};
+use crate::signed::Statement;
 use crate::time::Timestamp;
 use crate::{ControllerMessage, FRAME_LIMIT, FrameDecoder, Line, RunnerMessage, decode, text};
 
@@ -70,6 +71,14 @@ fn controller(line: &[u8]) {
                 assert_eq!(text::decode(data, encoding).ok(), Some(bytes));
             }
         }
+        ControllerMessage::Signed(signed) => match Statement::parse(&signed.text) {
+            Ok(statement) => {
+                let written = serde_json::to_string(&statement).unwrap_or_default();
+                let again = Statement::parse(&written).map(|again| serde_json::to_string(&again).ok());
+                assert_eq!(again, Ok(Some(written)));
+            }
+            Err(rejected) => assert!(rejected.message.len() < 1000, "{}", rejected.message),
+        },
         _ => {}
     }
 }
