@@ -39,15 +39,19 @@ fn told(record: &Record) -> String {
                 format!("let us in, with {}", keys.iter().map(key).collect::<Vec<_>>().join(", by way of "))
             }
         },
-        Record::Command { id, who, command, timeout, r#become, check, params, input, .. } => {
+        Record::Command { id, who, signed_by, command, timeout, r#become, check, params, input, .. } => {
             let whom = r#become.as_ref().map_or_else(String::new, |becoming| {
                 let method = serde_json::to_value(becoming.method).unwrap_or_default();
                 format!(" as {} by {}", shown(&becoming.user), method.as_str().unwrap_or_default())
             });
+            let signed =
+                signed_by.as_ref().map_or_else(String::new, |key| format!(", signed by {}", shown(key)));
             let check = if *check { ", check only" } else { "" };
             let input = if *input { ", with input" } else { "" };
             let (id, who, command, params) = (shown(id), shown(who), shown(command), parameters(params));
-            format!("{id}: {who} asks for {command}{whom}{check}{input}, within {timeout} s: {params}")
+            format!(
+                "{id}: {who} asks for {command}{whom}{signed}{check}{input}, within {timeout} s: {params}"
+            )
         }
         Record::Ready { sha256, hostname, user, uid, .. } => {
             let (sha256, hostname, user) = (shown(sha256), shown(hostname), shown(user));

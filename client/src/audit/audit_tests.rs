@@ -32,6 +32,7 @@ fn command(session: &str, id: &str) -> Record {
         host: "web1".into(),
         host_key: Some("SHA256:abc".into()),
         who: "operator".into(),
+        signed_by: None,
         id: id.into(),
         command: "exec".into(),
         timeout: 30,

@@ -146,6 +146,10 @@ pub enum Record {
         host_key: Option<String>,
         /// Name of the user on this machine.
         who: String,
+        /// Fingerprint of the key whose signature it carries, as `ssh-keygen -l` prints it; whether the signature is good the
+        /// runner says in its answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signed_by: Option<String>,
         /// Names the command in this session.
         id: String,
         /// Which command.

@@ -156,10 +156,23 @@ impl SessionAudit {
 
     /// Before a command is sent.
     pub(crate) async fn command(&self, message: &CommandMessage, sensitive: bool) -> Result<(), Error> {
+        self.signed_command(message, None, sensitive).await
+    }
+
+    /// The same for one that carries a signature of the key with this fingerprint.
+    pub(crate) async fn signed_command(
+        &self,
+        message: &CommandMessage,
+        signer: Option<String>,
+        sensitive: bool,
+    ) -> Result<(), Error> {
         if let Some(error) = self.broken() {
             return Err(error);
         }
-        let record = self.command_record(message, sensitive);
+        let mut record = self.command_record(message, sensitive);
+        if let Record::Command { signed_by, .. } = &mut record {
+            *signed_by = signer;
+        }
         self.track(message, sensitive);
         match self.log.record(vec![record]).await {
             Ok(()) => {
@@ -192,6 +205,7 @@ impl SessionAudit {
             host: self.host.clone(),
             host_key: self.state().host_key.clone(),
             who: self.log.who().user.clone(),
+            signed_by: None,
             id: message.id.clone(),
             command: message.kind.name().to_owned(),
             timeout: message.timeout,

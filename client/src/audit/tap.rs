@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use sortie_protocol::message::CommandMessage;
 use sortie_protocol::signed::Statement;
 use sortie_protocol::{ControllerMessage, FRAME_LIMIT, RunnerMessage};
@@ -118,8 +121,9 @@ impl Inward {
         let bytes = match piece {
             Piece::Part(bytes) => bytes,
             Piece::Line(line) => {
-                if let Some(command) = command_of(frame(&line))
-                    && let Err(error) = self.audit.command(&command, false).await
+                // By the runner's own parser: what it takes for a command is one here, and nothing else.
+                if let Some((command, signer)) = command_in(&line)
+                    && let Err(error) = self.audit.signed_command(&command, signer, false).await
                 {
                     self.observer.warning(&error.to_string());
                     self.ending.abort();
@@ -129,15 +133,6 @@ impl Inward {
             }
         };
         self.input.send(bytes.into()).await.is_ok()
-    }
-}
-
-/// By the runner's own parsers: what it takes for a command is one here, signed or not, and nothing else.
-fn command_of(line: &[u8]) -> Option<Box<CommandMessage>> {
-    match ControllerMessage::parse(line).ok()? {
-        ControllerMessage::Command(command) => Some(command),
-        ControllerMessage::Signed(signed) => Statement::parse(&signed.text).ok()?.command,
-        _ => None,
     }
 }
 
@@ -216,6 +211,26 @@ impl Outward {
         let reason = ended.reason.unwrap_or_else(|| "the runner ended without saying why".to_owned());
         let reason = printable(reason.as_bytes(), 500);
         Error::Lost { host: self.audit.host().to_owned(), step: Step::Session, reason, pid: None }
+    }
+}
+
+/// The command that a line asks for, and whose signature it carries, if any: that is for the runner to check.
+fn command_in(line: &[u8]) -> Option<(Box<CommandMessage>, Option<String>)> {
+    match ControllerMessage::parse(frame(line)).ok()? {
+        ControllerMessage::Command(command) => Some((command, None)),
+        ControllerMessage::Signed(signed) => {
+            let command = Statement::parse(&signed.text).ok()?.command?;
+            Some((command, Some(fingerprint(&signed.key))))
+        }
+        _ => None,
+    }
+}
+
+/// Of a key in base64, as `ssh-keygen -l` prints it.
+fn fingerprint(key: &str) -> String {
+    match STANDARD.decode(key) {
+        Ok(blob) => format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(blob))),
+        Err(_) => "none that is a key".to_owned(),
     }
 }
 
