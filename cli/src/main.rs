@@ -128,6 +128,8 @@ fn main() {
         std::process::exit(answer_ssh(answer));
     }
     let verb = Arguments::parse().verb;
+    #[cfg(feature = "otel")]
+    let export = spans_to_collector();
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -142,6 +144,10 @@ fn main() {
             runtime.shutdown_background();
             result
         });
+    #[cfg(feature = "otel")]
+    if let Some(Err(error)) = export.map(sortie_otel::Export::finish) {
+        report::plain_error(&error.into());
+    }
     let status = result.unwrap_or_else(|error| {
         report::plain_error(&error);
         if error.is::<outcome::Usage>() { outcome::USAGE } else { outcome::FAILED }
@@ -166,6 +172,19 @@ fn answer_ssh(answer: io::Result<Secret>) -> i32 {
         out.flush()
     });
     i32::from(written.is_err())
+}
+
+/// Where the environment names a collector. What cannot be sent there is said, and stops nothing.
+#[cfg(feature = "otel")]
+fn spans_to_collector() -> Option<sortie_otel::Export> {
+    let export = sortie_otel::Export::from_env("sortie").and_then(|export| {
+        export.as_ref().map_or(Ok(()), sortie_otel::Export::install)?;
+        Ok(export)
+    });
+    export.unwrap_or_else(|error| {
+        report::plain_error(&error.into());
+        None
+    })
 }
 
 #[cfg(test)]

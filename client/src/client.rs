@@ -104,15 +104,11 @@ impl Client {
     pub async fn pipe(&self, transport: &dyn Transport, flags: Vec<String>) -> Result<Pipe, Error> {
         // Who speaks with it sees by READY which one it is, and one that takes unsigned commands is not taken.
         let audit = self.audit().map(|log| SessionAudit::new(log.clone(), transport.host()));
-        let started = match &audit {
-            Some(audit) => {
-                audit.begin(transport.way()).await?;
-                let result =
-                    self.start_with(&audit.watch(transport), flags, Bytes::new(), Installed::Taken).await;
-                audit.reached(result).await?
-            }
-            None => self.start_with(transport, flags, Bytes::new(), Installed::Taken).await?,
-        };
+        let observer = self.observer(transport.host());
+        let reached = self.reach(transport, flags, audit.as_deref(), &*observer).await;
+        // What follows is between the caller and the runner.
+        observer.session_ended(reached.as_ref().err());
+        let started = reached?;
         let Started { ready, ready_line, mut decoder, mut connection, .. } = started;
         let mut first = ready_line;
         first.push(b'\n');
@@ -125,13 +121,34 @@ impl Client {
         }
         if let Some(audit) = audit {
             audit.ready(&ready);
-            connection = tap(connection, &first, audit, self.observer());
+            connection = tap(connection, &first, audit, observer);
         }
         Ok(Pipe { ready, first, connection })
     }
 
+    async fn reach(
+        &self,
+        transport: &dyn Transport,
+        flags: Vec<String>,
+        audit: Option<&SessionAudit>,
+        observer: &dyn Observer,
+    ) -> Result<Started, Error> {
+        let Some(audit) = audit else {
+            return self.start_with(transport, flags, Bytes::new(), Installed::Taken, observer).await;
+        };
+        audit.begin(transport.way()).await?;
+        let result =
+            self.start_with(&audit.watch(transport), flags, Bytes::new(), Installed::Taken, observer).await;
+        audit.reached(result).await
+    }
+
     /// Starts a runner for a session. With a signer it is one that takes signed commands alone.
-    pub(crate) async fn start(&self, transport: &dyn Transport, early: Bytes) -> Result<Started, Error> {
+    pub(crate) async fn start(
+        &self,
+        transport: &dyn Transport,
+        early: Bytes,
+        observer: &dyn Observer,
+    ) -> Result<Started, Error> {
         let settings = &self.settings;
         let mut flags = vec!["--ttl".to_owned(), settings.ttl.as_secs().max(1).to_string()];
         if let Some(lease) = settings.lease {
@@ -145,7 +162,7 @@ impl Client {
             (Some(_), true) => Installed::Required,
             (Some(_), false) => Installed::Taken,
         };
-        self.start_with(transport, flags, early, installed).await
+        self.start_with(transport, flags, early, installed, observer).await
     }
 
     async fn start_with(
@@ -154,6 +171,7 @@ impl Client {
         mut flags: Vec<String>,
         early: Bytes,
         installed: Installed,
+        observer: &dyn Observer,
     ) -> Result<Started, Error> {
         let settings = &self.settings;
         for key in &settings.trust {
@@ -167,11 +185,17 @@ impl Client {
             installed,
             known_only: settings.known_only,
         };
-        bootstrap::start(transport, &settings.runners, &options, early, &*settings.observer).await
+        bootstrap::start(transport, &settings.runners, &options, early, observer).await
     }
 
-    pub(crate) fn observer(&self) -> Arc<dyn Observer> {
-        Arc::clone(&self.settings.observer)
+    /// Who watches a session with `host`.
+    pub(crate) fn observer(&self, host: &str) -> Arc<dyn Observer> {
+        let observer = Arc::clone(&self.settings.observer);
+        #[cfg(feature = "tracing")]
+        let observer = crate::trace::traced(observer, host);
+        #[cfg(not(feature = "tracing"))]
+        let _ = host;
+        observer
     }
 
     pub(crate) fn signer(&self) -> Option<&Arc<Signer>> {

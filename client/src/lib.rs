@@ -59,6 +59,8 @@ pub mod session;
 pub mod signing;
 pub mod ssh_config;
 pub mod target;
+#[cfg(feature = "tracing")]
+mod trace;
 pub mod transport;
 
 pub use allowed_signers::AllowedSigners;

@@ -6,6 +6,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use sortie_protocol::CommandType;
+
+use crate::error::Error;
 use crate::place::Place;
 
 /// A step of reaching a host. Errors name the step they happened in.
@@ -99,6 +102,32 @@ pub struct HostKeyShown {
     pub added_to: Option<PathBuf>,
 }
 
+/// A command that is about to be sent.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct CommandStarted<'a> {
+    /// Names it in its session.
+    pub id: &'a str,
+    /// Which command.
+    pub kind: CommandType,
+    /// The user that it becomes.
+    pub becoming: Option<&'a str>,
+    /// It is to change nothing.
+    pub check: bool,
+}
+
+/// A command that was answered, or never will be.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct CommandEnded<'a> {
+    /// As of [`CommandStarted`].
+    pub id: &'a str,
+    /// The exit status, where a program was run.
+    pub exit_code: Option<i64>,
+    /// Why there is no result: the runner's code such as `TIMEOUT`, or [`Error::kind`].
+    pub error: Option<&'a str>,
+}
+
 /// Watches a session. Called from the session's own tasks: must return at once and must not panic.
 pub trait Observer: Send + Sync {
     /// A step begins.
@@ -116,6 +145,26 @@ pub trait Observer: Send + Sync {
     /// accepted. Of several hosts on the way to one, that one comes last.
     fn host_key(&self, host: &str, key: &HostKeyShown) {
         let _ = (host, key);
+    }
+
+    /// A command is about to be sent.
+    fn command_started(&self, command: &CommandStarted<'_>) {
+        let _ = command;
+    }
+
+    /// A command was answered. Of those that a session leaves unanswered only [`Observer::session_ended`] is called.
+    fn command_ended(&self, command: &CommandEnded<'_>) {
+        let _ = command;
+    }
+
+    /// Whether [`Observer::command_started`] and [`Observer::command_ended`] want to be called; asked once a session.
+    fn wants_commands(&self) -> bool {
+        false
+    }
+
+    /// The session is over, or never came about; `error` says why, where it did not end in order.
+    fn session_ended(&self, error: Option<&Error>) {
+        let _ = error;
     }
 
     /// Something a user should know that does not stop anything.

@@ -51,7 +51,19 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         steps.step("deny", || checks::deny(workspace))?;
         steps.step("example", || example::check(workspace))?;
         steps.step("clippy", || {
-            cargo(&["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"])
+            cargo(&[
+                "clippy",
+                "--quiet",
+                "--locked",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ])?;
+            // What nothing else is built with.
+            let otel = ["-p", "sortie-cli", "--features", "otel", "--", "-D", "warnings"];
+            cargo(&[&["clippy", "--quiet", "--locked"][..], &otel].concat())
         })?;
         steps.step("documentation", || {
             let mut command = workspace.cargo();

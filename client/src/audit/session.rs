@@ -15,7 +15,7 @@ use sortie_protocol::{CommandType, Sha256Hex, Stream};
 
 use super::{AuditError, AuditLog, Becoming, HostKey, Outcome, Output, Record};
 use crate::error::{Error, printable};
-use crate::observe::{FrameTrace, HostKeyShown, Observer, Step};
+use crate::observe::{CommandEnded, CommandStarted, FrameTrace, HostKeyShown, Observer, Step};
 use crate::redact;
 use crate::session::output;
 use crate::transport::{Launch, Starting, Transport};
@@ -408,6 +408,22 @@ impl Observer for Noting<'_> {
         };
         self.host_keys.lock().unwrap_or_else(PoisonError::into_inner).push(shown);
         self.observer.host_key(host, key);
+    }
+
+    fn command_started(&self, command: &CommandStarted<'_>) {
+        self.observer.command_started(command);
+    }
+
+    fn command_ended(&self, command: &CommandEnded<'_>) {
+        self.observer.command_ended(command);
+    }
+
+    fn wants_commands(&self) -> bool {
+        self.observer.wants_commands()
+    }
+
+    fn session_ended(&self, error: Option<&Error>) {
+        self.observer.session_ended(error);
     }
 
     fn warning(&self, text: &str) {

@@ -252,9 +252,9 @@ mod tests {
             .filter(|line| {
                 line.starts_with("{\"type\":\"SIGNED\"") || line.starts_with("{\"type\":\"CANCEL\"")
             })
-            .map(|line| command_of(line.as_bytes()).map(|command| command.id))
+            .map(|line| command_in(line.as_bytes()).map(|(command, signer)| (command.id, signer.is_some())))
             .collect();
-        assert_eq!(ids, [None, None, Some("cmd-1".to_owned())]);
+        assert_eq!(ids, [None, None, Some(("cmd-1".to_owned(), true))]);
     }
 
     #[test]

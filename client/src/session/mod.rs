@@ -101,7 +101,8 @@ impl Opening {
     pub(crate) fn new(client: Client, transport: Arc<dyn Transport>) -> Self {
         let host = transport.host().to_owned();
         let audit = client.audit().map(|log| SessionAudit::new(log.clone(), &host));
-        let (shared, outgoing) = Shared::new(host, client.observer(), audit, client.signer().cloned());
+        let signer = client.signer().cloned();
+        let (shared, outgoing) = Shared::new(host.clone(), client.observer(&host), audit, signer);
         let window = client.window();
         Self { client, transport, shared, outgoing, early: Vec::new(), to_sign: Vec::new(), window }
     }
@@ -163,6 +164,7 @@ impl Opening {
         if let Some(audit) = &self.shared.audit {
             audit.early(message, sensitive);
         }
+        self.shared.command_started(message);
         if self.shared.signer.is_none() {
             self.early.extend_from_slice(&line);
         } else if wants_input {
@@ -195,6 +197,7 @@ impl Opening {
                 Ok(session)
             }
             Err(error) => {
+                self.shared.observer.session_ended(Some(&error));
                 self.shared.fail(&error);
                 Err(error)
             }
@@ -203,10 +206,10 @@ impl Opening {
 
     async fn start_runner(&self, early: Bytes) -> Result<Started, Error> {
         let Some(audit) = &self.shared.audit else {
-            return self.client.start(&*self.transport, early).await;
+            return self.client.start(&*self.transport, early, &*self.shared.observer).await;
         };
         audit.begin(self.transport.way()).await?;
-        let result = self.client.start(&audit.watch(&*self.transport), early).await;
+        let result = self.client.start(&audit.watch(&*self.transport), early, &*self.shared.observer).await;
         audit.reached(result).await
     }
 
@@ -364,6 +367,7 @@ impl Session {
             self.shared.forget(&message.id);
             return Err(error);
         }
+        self.shared.command_started(message);
         let sent = if self.shared.signer.is_none() {
             self.shared.send_bulk(line).await
         } else if wants_input {

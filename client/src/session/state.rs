@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use sortie_protocol::message::{Done, ErrorFrame, Event, Exit, Ready, RunnerMessage};
+use sortie_protocol::message::{CommandMessage, Done, ErrorFrame, Event, Exit, Ready, RunnerMessage};
 use sortie_protocol::signed::Statement;
 use sortie_protocol::{ControllerMessage, Encoding, Stream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -16,7 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use super::signed::Collected;
 use crate::audit::{SessionAudit, now};
 use crate::error::Error;
-use crate::observe::{Direction, FrameTrace, Observer, Step};
+use crate::observe::{CommandEnded, CommandStarted, Direction, FrameTrace, Observer, Step};
 use crate::redact;
 use crate::signing::Signer;
 use crate::transport::Ended;
@@ -94,6 +94,8 @@ pub(super) struct Shared {
     /// Who signs every command, where that is asked for.
     pub(super) signer: Option<Arc<Signer>>,
     trace: bool,
+    /// Whether the observer wants to be told of commands.
+    tell_commands: bool,
     ready: OnceLock<Ready>,
     state: Mutex<State>,
     /// Wakes whoever waits for events, outcomes or credit.
@@ -116,6 +118,7 @@ impl Shared {
         let shared = Self {
             host,
             trace: observer.wants_frames(),
+            tell_commands: observer.wants_commands(),
             observer,
             audit,
             signer,
@@ -384,7 +387,28 @@ impl Shared {
         });
     }
 
+    /// A command is about to be sent.
+    pub(super) fn command_started(&self, message: &CommandMessage) {
+        if self.tell_commands {
+            let becoming = message.r#become.as_ref().map(|whom| whom.user.as_str());
+            let CommandMessage { id, kind, check, .. } = message;
+            self.observer.command_started(&CommandStarted { id, kind: *kind, becoming, check: *check });
+        }
+    }
+
+    fn command_ended(&self, id: &str, outcome: &Outcome) {
+        let (exit_code, error) = match outcome {
+            Ok(done) => (exit_code(done), None),
+            Err(Error::Command { error, .. }) => (None, Some(error.code.to_string())),
+            Err(error) => (None, Some(error.kind().to_owned())),
+        };
+        self.observer.command_ended(&CommandEnded { id, exit_code, error: error.as_deref() });
+    }
+
     fn tell_outcome(&self, id: &str, outcome: Outcome) {
+        if self.tell_commands {
+            self.command_ended(id, &outcome);
+        }
         if let Some(command) = self.state().commands.get_mut(id) {
             if command.dropped > 0 {
                 let dropped = command.dropped;
@@ -471,6 +495,15 @@ pub(crate) fn output_len(event: &Event) -> u64 {
         }
     };
     len as u64
+}
+
+/// The exit status that a result has, if it is of a kind that has one.
+fn exit_code(done: &Done) -> Option<i64> {
+    #[derive(serde::Deserialize)]
+    struct Ran {
+        exit_code: i64,
+    }
+    serde_json::from_str(done.result.get()).ok().map(|ran: Ran| ran.exit_code)
 }
 
 fn sent_command_id(message: &ControllerMessage) -> Cow<'_, str> {

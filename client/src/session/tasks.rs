@@ -106,6 +106,7 @@ impl Reader {
             let unrecorded = audit.end(finish.error.as_ref()).await;
             finish.error = finish.error.or(unrecorded);
         }
+        self.shared.observer.session_ended(finish.error.as_ref());
         let error = match (&finish.error, &finish.exit) {
             (Some(error), _) => error.clone(),
             // It is known to be gone, but its commands were not answered because of that.
