@@ -22,17 +22,18 @@ use crate::observe::{Step, StepTimer};
 use crate::signing::Said;
 use crate::transport::{ExitStatus, Transport};
 
+mod backlog;
 mod confirm;
 mod running;
 mod signed;
 mod state;
 mod tasks;
 
+pub(crate) use backlog::output_len;
 pub use confirm::awaits_confirmation;
 #[cfg(feature = "apply")]
 pub(crate) use confirm::wants_confirm;
 pub use running::{Canceller, InputWriter, Running, Typed, output};
-pub(crate) use state::output_len;
 use state::{Outgoing, Shared};
 use tasks::{Order, Times};
 

@@ -9,8 +9,9 @@ use serde_json::value::RawValue;
 use sortie_protocol::message::{Cancel, Credit, Done, Event, Input};
 use sortie_protocol::{ControllerMessage, Stream, text};
 
+use super::backlog::output_len;
 use super::signed::Collected;
-use super::state::{News, Outcome, Shared, output_len};
+use super::state::{News, Outcome, Shared};
 use crate::error::Error;
 use crate::signing::Said;
 

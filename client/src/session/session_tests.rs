@@ -503,7 +503,7 @@ async fn output_comes_as_bytes() {
     let base64 = Some(sortie_protocol::Encoding::Base64);
     assert_eq!(output(&event("hi", None)).unwrap().1.as_ref(), b"hi");
     assert_eq!(output(&event("/wA=", base64)).unwrap().1.as_ref(), b"\xff\0");
-    assert_eq!(state::output_len(&event("/wA=", base64)), 2);
+    assert_eq!(output_len(&event("/wA=", base64)), 2);
     assert_eq!(output(&Event::default()), None);
 }
 

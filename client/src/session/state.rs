@@ -3,28 +3,28 @@
 //! Nothing here waits while it holds the lock, and nothing here knows a transport.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::atomic::{self, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use sortie_protocol::message::{CommandMessage, Done, ErrorFrame, Event, Exit, Ready, RunnerMessage};
 use sortie_protocol::signed::Statement;
-use sortie_protocol::{ControllerMessage, Encoding, Stream};
+use sortie_protocol::{ControllerMessage, Stream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use super::backlog::Backlog;
 use super::signed::Collected;
 use crate::audit::{SessionAudit, now};
-use crate::error::Error;
+use crate::error::{Error, printable};
 use crate::observe::{CommandEnded, CommandStarted, Direction, FrameTrace, Observer, Step};
 use crate::redact;
 use crate::signing::Signer;
 use crate::transport::Ended;
 
-/// Events without output that may wait for a consumer, for each command; more are dropped and counted.
-const MESSAGES: usize = 1024;
-/// The same in bytes.
-const MESSAGE_BYTES: usize = 1024 * 1024;
+/// How many errors of the runner that belong to no command are told of.
+const COMPLAINTS: u32 = 20;
 /// What may wait for the link, in KiB, besides small frames.
 const BUDGET: usize = 1024;
 /// Credit for input where READY does not say it.
@@ -45,13 +45,7 @@ pub(super) struct Finish {
 /// A command under way.
 #[derive(Default)]
 pub(super) struct Command {
-    events: VecDeque<Event>,
-    /// Output bytes that were sent and not yet acknowledged, and the most that may be.
-    unacknowledged: u64,
-    window: u64,
-    messages: usize,
-    message_bytes: usize,
-    dropped: u64,
+    events: Backlog,
     outcome: Option<Outcome>,
     wants_input: bool,
     input_credit: u64,
@@ -77,6 +71,8 @@ pub(super) enum Outgoing {
 pub(super) struct State {
     pub(super) commands: HashMap<String, Command>,
     exit: Option<Exit>,
+    /// Errors of the runner that belonged to no command.
+    complaints: u32,
     /// Set once; nothing is sent or started afterwards.
     failed: Option<Error>,
     /// SHUTDOWN was sent: commands are accepted no more.
@@ -138,7 +134,7 @@ impl Shared {
     }
 
     pub(super) fn next_id(&self) -> String {
-        format!("c{}", self.next_id.fetch_add(1, Ordering::Relaxed))
+        format!("c{}", self.next_id.fetch_add(1, atomic::Ordering::Relaxed))
     }
 
     pub(super) fn ready(&self) -> Option<&Ready> {
@@ -180,10 +176,10 @@ impl Shared {
             });
         }
         let input_credit = if wants_input { credit.unwrap_or(0) } else { 0 };
-        let window = window.unwrap_or(u64::MAX);
+        let events = Backlog::new(window.unwrap_or(u64::MAX));
         state
             .commands
-            .insert(id.to_owned(), Command { window, wants_input, input_credit, ..Command::default() });
+            .insert(id.to_owned(), Command { events, wants_input, input_credit, ..Command::default() });
         Ok(())
     }
 
@@ -251,11 +247,7 @@ impl Shared {
             let error = state.failed.clone().unwrap_or_else(|| Error::Closed { host: self.host.clone() });
             return Some(News::Outcome(Err(error)));
         };
-        if let Some(event) = command.events.pop_front() {
-            if event.stream.is_none() {
-                command.messages -= 1;
-                command.message_bytes -= event.message.len();
-            }
+        if let Some(event) = command.events.pop() {
             return Some(News::Event(event));
         }
         let outcome = command.outcome.take()?;
@@ -266,7 +258,7 @@ impl Shared {
     /// Output was taken by its consumer, and CREDIT for it is about to be sent.
     pub(super) fn acknowledge(&self, id: &str, bytes: u64) {
         if let Some(command) = self.state().commands.get_mut(id) {
-            command.unacknowledged = command.unacknowledged.saturating_sub(bytes);
+            command.events.acknowledge(bytes);
         }
     }
 
@@ -311,6 +303,12 @@ impl Shared {
     /// Takes in one frame of the runner. An error is one that ends the session: the peer does not keep to the rules.
     pub(super) fn receive(self: &Arc<Self>, message: RunnerMessage, bytes: usize) -> Result<(), String> {
         self.trace_received(&message, bytes);
+        if self.state().exit.is_some() {
+            return Err(format!(
+                "it sent {} after EXIT, which is the last of its frames",
+                message.type_name()
+            ));
+        }
         match message {
             RunnerMessage::Event(event) => self.receive_event(event)?,
             RunnerMessage::Done(done) => {
@@ -319,8 +317,7 @@ impl Shared {
             }
             RunnerMessage::Error(error) if error.command_id.is_empty() => {
                 // It belongs to no command that waits for it.
-                self.observer
-                    .warning(&format!("{}: the runner says {}: {}", self.host, error.code, error.message));
+                self.complaint(&error);
             }
             RunnerMessage::Error(error) => {
                 let id = error.command_id.clone();
@@ -350,26 +347,28 @@ impl Shared {
             audit.output(&event);
         }
         let mut state = self.state();
-        // Of a command that nobody waits for any more.
-        let Some(command) = state.commands.get_mut(&event.command_id) else { return Ok(()) };
-        if event.stream.is_some() {
-            command.unacknowledged += output_len(&event);
-            if command.unacknowledged > command.window {
-                return Err(format!(
-                    "it sent {} bytes of output of command {} where {} were allowed",
-                    command.unacknowledged, event.command_id, command.window
-                ));
-            }
-        } else {
-            if command.messages >= MESSAGES || command.message_bytes + event.message.len() > MESSAGE_BYTES {
-                command.dropped += 1;
-                return Ok(());
-            }
-            command.messages += 1;
-            command.message_bytes += event.message.len();
+        // Of a command that nobody waits for any more, or that has ended.
+        match state.commands.get_mut(&event.command_id).filter(|command| command.outcome.is_none()) {
+            Some(command) => command.events.push(event),
+            None => Ok(()),
         }
-        command.events.push_back(event);
-        Ok(())
+    }
+
+    /// The runner refuses something, and does not say of which command.
+    fn complaint(&self, error: &ErrorFrame) {
+        let complaints = {
+            let mut state = self.state();
+            state.complaints = state.complaints.saturating_add(1);
+            state.complaints
+        };
+        let more = match complaints.cmp(&COMPLAINTS) {
+            Ordering::Less => "",
+            Ordering::Equal => "; what more it says of this kind is not shown",
+            Ordering::Greater => return,
+        };
+        let (code, message) = (error.code.as_str().as_bytes(), error.message.as_bytes());
+        let said = format!("{}: {}", printable(code, 40), printable(message, 500));
+        self.observer.warning(&format!("{}: the runner says {said}{more}", self.host));
     }
 
     /// A command has ended. It is told when that is on record.
@@ -410,8 +409,8 @@ impl Shared {
             self.command_ended(id, &outcome);
         }
         if let Some(command) = self.state().commands.get_mut(id) {
-            if command.dropped > 0 {
-                let dropped = command.dropped;
+            let dropped = command.events.dropped;
+            if dropped > 0 {
                 self.observer
                     .warning(&format!("{}: {dropped} messages of command {id} were dropped", self.host));
             }
@@ -482,19 +481,6 @@ impl Shared {
         let pid = self.ready().map(|ready| ready.pid).filter(|_| alive);
         Error::Lost { host: self.host.clone(), step, reason, pid }
     }
-}
-
-/// Bytes of output in an event, without decoding them.
-pub(crate) fn output_len(event: &Event) -> u64 {
-    let text = event.message.as_bytes();
-    let len = match event.encoding {
-        None => text.len(),
-        Some(Encoding::Base64) => {
-            let padding = text.iter().rev().take(2).take_while(|&&b| b == b'=').count();
-            (text.len() / 4 * 3).saturating_sub(padding)
-        }
-    };
-    len as u64
 }
 
 /// The exit status that a result has, if it is of a kind that has one.
