@@ -244,7 +244,8 @@ pub(crate) async fn show_of(task: &Task, step: Option<Arc<str>>, event: RunnerEv
         }
         None => {
             let RunnerEvent { level, message, progress, .. } = event;
-            task.reporter.show(Event::Message { host, step, level, message, progress });
+            let bytes = message.len() + progress.as_ref().map_or(0, |progress| progress.unit.len());
+            task.reporter.output(Event::Message { host, step, level, message, progress }, bytes).await;
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::outcome::{FAILED, usage};
 use crate::place::{Base, Host};
 use crate::report::{self, Event, Failure, Style};
 use crate::source;
-use crate::terminal::Sink;
+use crate::terminal::{Harmless, Sink};
 use crate::words;
 
 #[derive(clap::Args)]
@@ -125,8 +125,17 @@ async fn carry(pipe: Pipe, host: &Host) -> anyhow::Result<i32> {
 
 fn write(mut pieces: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
     let mut out = Sink::new(&io::stdout());
+    // Somebody looks at what is meant for programs: a host could send that person's terminal anything.
+    let mut filter = out.is_terminal.then(Harmless::default);
     while let Some(piece) = pieces.blocking_recv() {
-        out.write_all(&piece)?;
+        match &mut filter {
+            Some(filter) => {
+                let mut shown = Vec::new();
+                filter.push(&piece, &mut shown);
+                out.write_all(&shown)?;
+            }
+            None => out.write_all(&piece)?,
+        }
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
@@ -34,11 +35,13 @@ mod audit;
 mod facts;
 mod human;
 
-use crate::terminal::Sink;
+use crate::terminal::{Sink, harmless_json};
 use human::Human;
 
 /// Bytes of output that may wait for standard output; whoever has more waits.
 const BUDGET: usize = 1024 * 1024;
+/// What an event takes at least, however little is in it.
+const EVENT: usize = 256;
 /// Bytes that are gathered for one write.
 const GATHERED: usize = 256 * 1024;
 
@@ -354,9 +357,11 @@ impl Failure {
     pub(crate) fn new(host: &Arc<str>, error: &Error) -> Self {
         let (code, class, message) = match error {
             // The runner's own words: they may hold names of files of the host.
-            Error::Command { error, .. } => {
-                (Some(error.code.to_string()), error.class, printable(error.message.as_bytes(), 4096))
-            }
+            Error::Command { error, .. } => (
+                Some(printable(error.code.as_str().as_bytes(), 100)),
+                error.class,
+                printable(error.message.as_bytes(), 4096),
+            ),
             error => {
                 let text = error.to_string();
                 let named = format!("{}: ", error.host());
@@ -399,6 +404,8 @@ pub(crate) struct Style {
 pub(crate) struct Reporter {
     sender: mpsc::UnboundedSender<Order>,
     budget: Arc<Semaphore>,
+    /// Events for which there was no room.
+    unshown: Arc<AtomicU64>,
     broken: watch::Receiver<Option<ErrorKind>>,
 }
 
@@ -417,6 +424,7 @@ pub(crate) struct Printer {
 pub(crate) fn start(style: Style) -> (Reporter, Printer) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let budget = Arc::new(Semaphore::new(BUDGET));
+    let unshown = Arc::new(AtomicU64::new(0));
     let (broken_sender, broken) = watch::channel(None);
     let writer = Writer {
         out: Sink::new(&io::stdout()),
@@ -426,22 +434,37 @@ pub(crate) fn start(style: Style) -> (Reporter, Printer) {
         style,
         human: Human::default(),
         budget: Arc::clone(&budget),
+        unshown: Arc::clone(&unshown),
         broken: broken_sender,
     };
     let thread = std::thread::spawn(move || writer.run(receiver));
-    (Reporter { sender: sender.clone(), budget, broken }, Printer { sender, thread })
+    (Reporter { sender: sender.clone(), budget, unshown, broken }, Printer { sender, thread })
 }
 
 impl Reporter {
+    /// Shows an event that a host can cause as often as it likes, unless too much is still to be written; then it is counted.
+    pub(crate) fn show_if_room(&self, event: Event, bytes: usize) {
+        let cost = u32::try_from(bytes.clamp(EVENT, BUDGET)).unwrap_or(u32::MAX);
+        match self.budget.try_acquire_many(cost) {
+            Ok(permit) => {
+                permit.forget();
+                let _ = self.sender.send(Order::Show(event, cost));
+            }
+            Err(_) => {
+                self.unshown.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Shows an event, soon and in order.
     pub(crate) fn show(&self, event: Event) {
         // Fails only once the printer has ended, when nothing is to be shown any more.
         let _ = self.sender.send(Order::Show(event, 0));
     }
 
-    /// Shows output of a command. Waits while much of it is still to be written.
+    /// Shows what a command says. Waits while much of it is still to be written.
     pub(crate) async fn output(&self, event: Event, bytes: usize) {
-        let cost = u32::try_from(bytes.clamp(1, BUDGET)).unwrap_or(u32::MAX);
+        let cost = u32::try_from(bytes.clamp(EVENT, BUDGET)).unwrap_or(u32::MAX);
         if let Ok(permit) = self.budget.acquire_many(cost).await {
             permit.forget();
         }
@@ -480,6 +503,7 @@ struct Writer {
     style: Style,
     human: Human,
     budget: Arc<Semaphore>,
+    unshown: Arc<AtomicU64>,
     broken: watch::Sender<Option<ErrorKind>>,
 }
 
@@ -508,6 +532,13 @@ impl Writer {
                 self.budget.add_permits(std::mem::take(&mut owed));
             }
         }
+        let unshown = self.unshown.load(Ordering::Relaxed);
+        if unshown > 0 {
+            let message = format!(
+                "{unshown} frames or warnings are not shown: they came faster than they could be written"
+            );
+            self.render(Event::Warning { host: Arc::from(""), message });
+        }
         self.human.finish(self.out.is_terminal, &mut self.pending_out, &mut self.pending_err);
         self.flush();
     }
@@ -526,8 +557,10 @@ impl Writer {
         // Frames were asked for on standard error, away from the results.
         let pending =
             if matches!(event, Event::Frame { .. }) { &mut self.pending_err } else { &mut self.pending_out };
+        let begin = pending.len();
         // Into a Vec, and every event serialises.
         let _ = serde_json::to_writer(&mut *pending, &Line { time: now(), event });
+        harmless_json(pending, begin);
         pending.push(b'\n');
     }
 

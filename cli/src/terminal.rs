@@ -88,6 +88,26 @@ pub(crate) fn harmless(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Writes in JSON's escapes what JSON leaves as it is and a terminal would obey, from `begin` on: it may end up on one after all.
+pub(crate) fn harmless_json(json: &mut Vec<u8>, begin: usize) {
+    if json[begin..].iter().all(|b| b.is_ascii() && *b != 0x7f) {
+        return;
+    }
+    let text = String::from_utf8_lossy(&json.split_off(begin)).into_owned();
+    for c in text.chars() {
+        if c == '\x7f' || is_hidden(c) {
+            json.extend(format!("\\u{:04x}", u32::from(c)).bytes());
+        } else {
+            json.extend(c.encode_utf8(&mut [0; 4]).bytes());
+        }
+    }
+}
+
+/// C1 controls, and what reorders or hides text.
+fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{80}'..='\u{9f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 fn show_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     for byte in bytes {
         out.extend(format!("\\x{byte:02x}").bytes());
@@ -102,11 +122,7 @@ fn show(text: &str, out: &mut Vec<u8>) {
             '\r' if chars.peek() == Some(&'\n') => out.push(b'\r'),
             '\0'..='\x1f' => out.extend([b'^', c as u8 + b'@']),
             '\x7f' => out.extend(b"^?"),
-            // C1 controls, and what reorders or hides text.
-            '\u{80}'..='\u{9f}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => {
+            c if is_hidden(c) => {
                 out.extend(c.escape_unicode().map(|c| c as u8));
             }
             c => out.extend(c.encode_utf8(&mut [0; 4]).bytes()),
@@ -125,6 +141,17 @@ mod tests {
             String::from_utf8(shown).unwrap(),
             "^[]0;owned^Ga^[[2J\r\nb^Mc\td^? \\u{9b}31m \\u{202e}txt\n"
         );
+    }
+
+    #[test]
+    fn json_says_the_same_in_characters_that_no_terminal_obeys() {
+        let mut json = b"before \xc2\x9b".to_vec();
+        let begin = json.len();
+        json.extend("\"ż\u{9b}31m\u{202e}txt\x7f\"".bytes());
+        harmless_json(&mut json, begin);
+        assert_eq!(&json[begin..], "\"ż\\u009b31m\\u202etxt\\u007f\"".as_bytes());
+        let text: String = serde_json::from_slice(&json[begin..]).unwrap();
+        assert_eq!(text, "ż\u{9b}31m\u{202e}txt\x7f");
     }
 
     #[test]

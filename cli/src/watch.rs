@@ -58,18 +58,20 @@ impl Observer for Watch {
 
     fn warning(&self, text: &str) {
         let message = text.strip_prefix(&self.said).unwrap_or(text).to_owned();
-        self.reporter.show(Event::Warning { host: Arc::clone(&self.host), message });
+        let bytes = message.len();
+        self.reporter.show_if_room(Event::Warning { host: Arc::clone(&self.host), message }, bytes);
     }
 
     fn frame(&self, frame: &FrameTrace<'_>) {
-        self.reporter.show(Event::Frame {
+        let event = Event::Frame {
             host: Arc::clone(&self.host),
             direction: if frame.direction == Direction::Sent { "sent" } else { "received" },
             kind: frame.kind,
             command_id: frame.command_id.to_owned(),
             bytes: frame.bytes,
             summary: frame.summary.clone(),
-        });
+        };
+        self.reporter.show_if_room(event, frame.command_id.len() + frame.summary.len());
     }
 
     fn wants_frames(&self) -> bool {

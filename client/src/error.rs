@@ -525,6 +525,11 @@ pub fn printable(bytes: &[u8], limit: usize) -> String {
             c => out.push(c),
         }
     }
+    // What is nothing but control characters becomes many times as long.
+    if out.len() > 2 * limit {
+        let from = (out.len() - 2 * limit..).find(|at| out.is_char_boundary(*at)).unwrap_or(0);
+        out.replace_range(..from, "…");
+    }
     out
 }
 

@@ -100,6 +100,12 @@ impl FrameDecoder {
         (!line.trim_ascii().is_empty()).then_some(Line::Frame(line))
     }
 
+    /// Whether the line whose newline has not come yet is over the limit already: an endless one never is a line.
+    #[must_use]
+    pub fn is_over_limit(&self) -> bool {
+        self.discarding
+    }
+
     /// Whether part of a line is waiting for its newline.
     #[must_use]
     pub fn in_frame(&self) -> bool {
@@ -178,6 +184,7 @@ mod tests {
             assert_eq!(decoder.next_line(), None);
             assert!(decoder.buffer.len() <= FRAME_LIMIT);
         }
+        assert!(decoder.is_over_limit());
         assert_eq!(decoder.last_line(), Some(Line::TooLong));
     }
 

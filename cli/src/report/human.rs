@@ -45,11 +45,13 @@ impl Page<'_> {
         if self.colours(stream) { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    /// One line of our own on standard error.
+    /// One line of our own on standard error; what a host said in it is made harmless, wherever that goes.
     fn tell(&mut self, colour: &str, host: &str, text: &str) {
         let name = self.painted(Stream::Stderr, colour, "sortie:");
         let host = if host.is_empty() { String::new() } else { format!("{host}: ") };
-        self.err.extend(format!("{name} {host}{text}\n").bytes());
+        self.err.extend(format!("{name} {host}").bytes());
+        self.err.extend(harmless(text.as_bytes()));
+        self.err.push(b'\n');
     }
 
     /// One line of a result.
@@ -92,8 +94,7 @@ impl Human {
             Event::Message { host, step, level, message, .. } => {
                 let colour = if level == Level::Warn { "33" } else { "0" };
                 let step = step.map_or_else(String::new, |step| format!("{step}: "));
-                let message = harmless(message.as_bytes());
-                page.tell(colour, &host, &format!("{step}{}", String::from_utf8_lossy(&message)));
+                page.tell(colour, &host, &format!("{step}{message}"));
             }
             Event::Progress { host, current, total } if page.err_terminal => {
                 self.progress = true;
@@ -106,6 +107,8 @@ impl Human {
             Event::Warning { host, message } => page.tell("33", &host, &message),
             Event::Frame { host, direction, kind, command_id, bytes, summary } => {
                 let arrow = if direction == "sent" { '>' } else { '<' };
+                let (command_id, summary) =
+                    (printable(command_id.as_bytes(), 100), printable(summary.as_bytes(), 500));
                 page.err.extend(
                     format!("{host} {arrow} {kind:<8} {command_id:<4} {bytes:>8} B  {summary}\n").bytes(),
                 );

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sortie_protocol::message::Ready;
-use sortie_protocol::{FrameDecoder, Line, PROTOCOL_MAJOR, RunnerMessage};
+use sortie_protocol::{FRAME_LIMIT, FrameDecoder, Line, PROTOCOL_MAJOR, RunnerMessage};
 use tokio::time::Instant;
 
 use crate::error::{BootstrapProblem, DirectoryProblem, DirectoryTried, Error, printable};
@@ -355,7 +355,9 @@ impl Talk<'_> {
             while let Some(line) = self.decoder.next_line() {
                 let line = match line {
                     Line::Frame(line) => line.to_vec(),
-                    Line::TooLong => return Err(self.bootstrap(BootstrapProblem::TooNoisy { bytes: noise })),
+                    Line::TooLong => {
+                        return Err(self.bootstrap(BootstrapProblem::TooNoisy { bytes: FRAME_LIMIT }));
+                    }
                 };
                 if let Some(at) = find(&line, &self.marker) {
                     let said = String::from_utf8_lossy(&line[at + self.marker.len()..]).trim().to_owned();
@@ -373,6 +375,9 @@ impl Talk<'_> {
                     noise += line.len();
                     self.keep_noise(&line);
                 }
+            }
+            if self.decoder.is_over_limit() {
+                return Err(self.bootstrap(BootstrapProblem::TooNoisy { bytes: FRAME_LIMIT }));
             }
             if noise > NOISE {
                 return Err(self.bootstrap(BootstrapProblem::TooNoisy { bytes: noise }));

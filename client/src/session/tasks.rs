@@ -198,6 +198,9 @@ impl Reader {
                 self.end_by = Some(self.end_by.map_or(by, |earlier| earlier.min(by)));
             }
         }
+        if self.decoder.is_over_limit() {
+            return Err("it sends a line over the frame limit, without an end".into());
+        }
         Ok(())
     }
 
