@@ -194,7 +194,8 @@ async fn a_controller_that_goes_in_the_middle_of_everything_leaves_nothing() -> 
     let pids = runner_support::pids(&dir.at("pids"), 2).await?;
     session.send_raw(b"{\"type\":\"CMD\",\"data\":{\"id\":\"e\",\"type\":\"exec\"").await?;
     assert!(pids.iter().all(|pid| runs(*pid)) && runs(server));
-    drop(session);
+    let guardian = session.ready["data"]["pid"].as_i64().context("no pid")?;
+    sortie_tests::process::kill(i32::try_from(guardian)?, nix::sys::signal::Signal::SIGHUP)?;
     runner_support::ended(&pids).await?;
     runner_support::ended(&[server]).await?;
     assert_eq!(dir.names()?, ["pids"], "half a file was left");

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// How deep files may include files: SERVCONF_MAX_DEPTH of sshd.
 const MOST_DEPTH: usize = 16;
+/// Beyond so many directives no Include is followed: files that include themselves, which sshd refuses, would double with each level.
+const MOST_SETTINGS: usize = 10_000;
 
 /// Between words; sshd's WHITESPACE.
 const BLANK: [char; 4] = [' ', '\t', '\r', '\n'];
@@ -167,7 +169,8 @@ impl Config {
                 self.blocks.push(said.arguments.clone());
                 block = Some(self.blocks.len() - 1);
             }
-            let included = (said.keyword == "include" && depth < MOST_DEPTH).then(|| said.arguments.clone());
+            let goes_on = depth < MOST_DEPTH && self.settings.len() < MOST_SETTINGS;
+            let included = (said.keyword == "include" && goes_on).then(|| said.arguments.clone());
             self.settings.push(Setting { file, line, said, block });
             let Some(patterns) = included else { continue };
             let mut files = Vec::new();
