@@ -214,8 +214,8 @@ async fn a_script_that_lies_is_given_up_with_one_error() -> Result<()> {
         ),
         ("a machine that is none", "echo \"$marker \u{1b}[31mLinux 1 raw -\"; wait_for_end".into(), &["31m"]),
         ("an end in the middle", "up; say ready | head -c 50".into(), &["exit status 0"]),
-        // The marker cannot be guessed, so nothing that comes before it counts.
-        ("READY without the script", "say ready".into(), &["did not run the start script"]),
+        // The marker cannot be guessed: without it there is a runner of the host's own at best, which gets nothing that is not signed.
+        ("READY without the script", "say ready".into(), &["instead of a shell"]),
     ];
     for (what, script, words) in cases {
         let host = Host::new(&format!("{script}\n"), &[("ready", &frame("READY", &ready()))])?;

@@ -118,7 +118,9 @@ fn set_arguments(config: &Config, edits: &mut Edits, setting: &Setting, value: &
     };
     // A keyword without arguments is no valid line, but must not run into the value.
     let blank: &[u8] = if span.is_empty() { b" " } else { b"" };
-    let new = [&line[..span.start], blank, value.as_bytes(), &line[span.end..]].concat();
+    // Nor may a comment behind it become part of the value.
+    let behind: &[u8] = if span.is_empty() && line[span.end..].starts_with(b"#") { b" " } else { b"" };
+    let new = [&line[..span.start], blank, value.as_bytes(), behind, &line[span.end..]].concat();
     edits.push((setting.file, setting.line, Some(new)));
 }
 
