@@ -38,7 +38,9 @@ pub const SCRIPT: &str = concat!(
     // From here on a directory may be there, and must not stay, however this ends: only what was made is removed.
     "_q(){ rm -f \"$_p/r\";rmdir \"$_p\";} 2>/dev/null;",
     "trap _q 0;trap \"exit 1\" 1 2 13 15;",
-    "[ \"$_c\" = - ]&&_h=||mkdir -p \"$_h\" 2>/dev/null;",
+    // Where others may write, a directory of ours could be moved away and another put in its place.
+    "[ \"$_c\" = - ]&&_h=||{ mkdir -p \"$_h\" 2>/dev/null;",
+    "case $(ls -ld \"$_h\" 2>/dev/null) in drwx------*)[ -O \"$_h\" ];;*)false;;esac;}||_h=;",
     "for _b in \"$_h\" \"$XDG_RUNTIME_DIR\" /dev/shm \"$TMPDIR\" /tmp /var/tmp \"$HOME\" -;do ",
     "case $_b in \"\")continue;;-)echo \"$_m none\";exit 1;;esac;",
     "_p=$_b/.sortie-$_d;",

@@ -404,6 +404,29 @@ fn the_cache_keeps_a_runner_and_finds_it_again() {
 }
 
 #[test]
+fn nothing_is_put_into_a_cache_that_others_may_change() {
+    for shell in shells() {
+        for elsewhere in [false, true] {
+            let bench = Bench::new();
+            let digest = sha256(RUNNER.as_bytes());
+            let cache = bench.home().join(".cache/sortie");
+            if elsewhere {
+                fs::create_dir_all(cache.parent().unwrap()).unwrap();
+                std::os::unix::fs::symlink(bench.directory.path(), &cache).unwrap();
+            } else {
+                fs::create_dir_all(&cache).unwrap();
+                fs::set_permissions(&cache, fs::Permissions::from_mode(0o777)).unwrap();
+            }
+            let before = fs::read_dir(&cache).unwrap().count();
+            let output = bench.run(&shell, &digest, &bench.upload("gzip", RUNNER.as_bytes()));
+            let stdout = text(&output.stdout);
+            assert!(stdout.contains("runner --dir ") && !stdout.contains("--keep"), "{shell:?}: {stdout}");
+            assert_eq!(fs::read_dir(&cache).unwrap().count(), before, "{shell:?}");
+        }
+    }
+}
+
+#[test]
 fn two_clients_at_once_do_not_disturb_each_other() {
     let bench = Bench::new();
     std::thread::scope(|scope| {
