@@ -1,7 +1,7 @@
 //! The audit log: who did what on which host, by which host key, as whom, and what came of it.
 //!
 //! One JSON object a line. Each line carries the hash of the one before and its own, so that a line that was changed,
-//! taken out or moved is found by [`verify`]; that the end was cut off is found by whoever kept the hash of the last
+//! taken out or moved is found by [`verify()`]; that the end was cut off is found by whoever kept the hash of the last
 //! line. What a command is asked to do is on the disk before the command is sent, and what came of it before its
 //! caller is told. A command that cannot be recorded is not run. Secrets are left out by [`crate::redact`].
 //!

@@ -1,4 +1,4 @@
-//! What a log tells, line by line. Whether it is as it was written is another question: [`super::verify`].
+//! What a log tells, line by line. Whether it is as it was written is another question: [`super::verify()`].
 
 use std::io::{self, BufRead, Read as _};
 
