@@ -20,11 +20,15 @@ pub(super) fn record(line: u64, at: &str, record: Option<&Record>) -> String {
 pub(super) fn verified(verified: &Verified) -> String {
     let Verified { file, sound, records, sessions, findings, head, head_checked } = verified;
     if !sound {
-        let plural = if *findings == 1 { "" } else { "s" };
-        return format!("{}: NOT as it was written: {findings} finding{plural}", shown(file));
+        return format!("{}: NOT as it was written: {}", shown(file), counted(*findings, "finding"));
     }
     let kept = if *head_checked { ", and the head that was kept is in it" } else { "" };
-    format!("{}: sound: {records} records, {sessions} sessions{kept}\nhead {head}", shown(file))
+    let (records, sessions) = (counted(*records, "record"), counted(*sessions, "session"));
+    format!("{}: sound: {records}, {sessions}{kept}\nhead {head}", shown(file))
+}
+
+fn counted(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 fn told(record: &Record) -> String {
