@@ -44,6 +44,18 @@ macro_rules! require_programs {
     };
 }
 
+/// Leaves the calling test unless every named file is on this machine: what is no program, such as a library to be loaded.
+#[macro_export]
+macro_rules! require_files {
+    ($($path:expr),+ $(,)?) => {
+        $(
+            if !std::path::Path::new($path).is_file() {
+                $crate::skip!("needs the file {}", $path);
+            }
+        )+
+    };
+}
+
 /// What a skipped test returns.
 pub trait Skipped {
     /// The value that ends the test without failing it.

@@ -26,17 +26,23 @@ enum For {
     Dist,
 }
 
-/// A program that tests start, and Debian's package of it.
+/// A program that tests start, or the absolute path of a library that they have loaded, and Debian's package of it.
 struct Program {
     name: &'static str,
     package: &'static str,
+}
+
+impl Program {
+    fn is_there(&self) -> bool {
+        if self.name.starts_with('/') { Path::new(self.name).is_file() } else { which(self.name).is_some() }
+    }
 }
 
 const fn program(name: &'static str, package: &'static str) -> Program {
     Program { name, package }
 }
 
-const TEST_PROGRAMS: [Program; 22] = [
+const TEST_PROGRAMS: [Program; 25] = [
     program("sshd", "openssh-server"),
     program("ssh", "openssh-client"),
     program("ssh-keygen", "openssh-client"),
@@ -59,6 +65,9 @@ const TEST_PROGRAMS: [Program; 22] = [
     program("systemd-nspawn", "systemd-container"),
     program("mmdebstrap", "mmdebstrap"),
     program("nft", "nftables"),
+    program("softhsm2-util", "softhsm2"),
+    program("/usr/lib/softhsm/libsofthsm2.so", "libsofthsm2"),
+    program("/usr/lib/openssh/regress/misc/sk-dummy/sk-dummy.so", "openssh-tests"),
 ];
 
 const EMULATORS: [Program; 3] = [
@@ -296,7 +305,7 @@ struct Apt {
 impl Apt {
     /// Installs the packages of those programs that are not there, and says which still are not.
     fn ensure(&mut self, programs: &[Program]) -> Missing {
-        let absent = || programs.iter().filter(|p| which(p.name).is_none()).collect::<Vec<_>>();
+        let absent = || programs.iter().filter(|p| !p.is_there()).collect::<Vec<_>>();
         let mut packages: Vec<&str> = absent().iter().map(|p| p.package).collect();
         packages.dedup();
         if packages.is_empty() {

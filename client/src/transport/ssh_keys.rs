@@ -151,15 +151,21 @@ impl KeyFile {
         }
         match russh::keys::decode_secret_key(&text, None) {
             Ok(key) => {
-                let public = Some(key.public_key().clone());
-                let on_token =
-                    matches!(key.algorithm(), Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256);
-                file(public, if on_token { Stored::Elsewhere(ON_TOKEN) } else { Stored::Open(Arc::new(key)) })
+                let public = key.public_key().clone();
+                let private = if is_on_token(&public) {
+                    Stored::Elsewhere(ON_TOKEN)
+                } else {
+                    Stored::Open(Arc::new(key))
+                };
+                file(Some(public), private)
             }
             // The library has several ways to say that a passphrase is missing, so the file itself is asked.
             Err(_) if is_encrypted(&text) => {
                 let inside = PrivateKey::from_openssh(text.as_str()).ok().map(|key| key.public_key().clone());
-                file(inside.or(beside), Stored::Encrypted(text))
+                // No passphrase makes it sign, so none is asked for.
+                let on_token = inside.as_ref().is_some_and(is_on_token);
+                let private = if on_token { Stored::Elsewhere(ON_TOKEN) } else { Stored::Encrypted(text) };
+                file(inside.or(beside), private)
             }
             // The library's own words might quote the file.
             Err(_) => Err("not a private key in a format that can be read".into()),
@@ -245,6 +251,11 @@ fn read_text(path: &Path) -> std::io::Result<(std::fs::Metadata, Zeroizing<Strin
         return Err(Error::new(ErrorKind::FileTooLarge, "too large for a key"));
     }
     Ok((metadata, text))
+}
+
+/// Whether its private half is in a security key, whatever a file holds.
+fn is_on_token(key: &PublicKey) -> bool {
+    matches!(key.algorithm(), Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256)
 }
 
 fn is_encrypted(text: &str) -> bool {
