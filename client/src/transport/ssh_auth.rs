@@ -152,16 +152,17 @@ impl<'a> Login<'a> {
         let mut right = Vec::new();
         loop {
             let next = methods.iter().find(|method| self.goes_on(**method) && means.left(**method));
-            let next = *next?;
-            if next != MethodKind::PublicKey && !asked_none && self.allowed.is_none() {
-                // No key could even be shown, so it is still not known what the server would take.
+            let unknown = self.allowed.is_none() && !asked_none && !self.handle.is_closed();
+            if unknown && next != Some(&MethodKind::PublicKey) {
+                // No key could be signed with, so the server has still not said what it would take: be it for a method that
+                // comes next, or for whoever reads why nothing got in.
                 asked_none = true;
                 if self.try_none().await {
                     return Some("none".into());
                 }
                 continue;
             }
-            let method = match next {
+            let method = match *next? {
                 MethodKind::PublicKey => {
                     let number = means.candidates.pop_front()?;
                     let method = self.try_candidate(candidates[number].clone()).await;
