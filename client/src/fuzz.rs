@@ -2,7 +2,7 @@
 //! build that ships.
 #![allow(clippy::expect_used, reason = "what is not so is a finding")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -291,7 +291,8 @@ mod tests {
     #[test]
     fn what_fuzzing_found_stays_mended() {
         for (name, target) in TARGETS {
-            let directory: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../fuzz/corpus", name].iter().collect();
+            let directory: std::path::PathBuf =
+                [env!("CARGO_MANIFEST_DIR"), "../fuzz/corpus", name].iter().collect();
             let files: Vec<_> =
                 std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
             assert!(!files.is_empty(), "{} is empty", directory.display());
