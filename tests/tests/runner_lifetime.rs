@@ -377,8 +377,11 @@ async fn death_of_guardian_server_and_keeper_at_once_ends_at_least_the_program()
     let dir = Dir::new()?;
     let tree = start_tree(&mut session, "a", &dir).await?;
     let victims = [session.pid(), server_of(&session)?, named(&session, "sortie-keeper")?];
-    for pid in victims {
-        process::kill(pid, Signal::SIGKILL)?;
+    // None of them has time to do anything about the death of another.
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for pid in victims {
+            process::kill(pid, signal)?;
+        }
     }
     ended(&tree[2..]).await?;
     eventually("no process of the runner", || {
